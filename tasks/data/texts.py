@@ -1,0 +1,82 @@
+"""Plain text out of files that are not web pages: prose files, JSON lists, and the docstrings of Python modules."""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+DOCSTRINGS_CHARACTERS = 4000
+FIELD = re.compile(r"^\s*:(?:param|ivar|cvar|var|raises|returns?|rtype|type)\b\s*([^:]*):[ \t]*", re.M)
+TYPE = re.compile(r"^\s*:(?:type|rtype)\b.*\n?", re.M)
+BREAK, TAG, BLANKS = re.compile(r"<(?:br|li|p|ul|ol|tr)\b[^>]*>", re.I), re.compile(r"</?[a-zA-Z][^>]*>"), re.compile(r"\n\s*\n+")
+
+
+def texts(path: str, data: bytes, fields: list[str]) -> Iterator[str]:
+    """The texts in one file by its suffix: .py (docstrings), .json (a list), anything else (the whole, UTF-8).
+
+    `fields` are the keys joined, in that order, where a JSON list holds objects. Raises ValueError with the reason
+    where the file is not what its suffix says.
+    """
+    suffix = PurePosixPath(path).suffix
+    text = data.decode("utf-8-sig")
+    if suffix == ".py":
+        yield from docstrings(text)
+    elif suffix == ".json":
+        yield from listed(json.loads(text), fields)
+    else:
+        yield tidy(text)
+
+
+def listed(value: object, fields: list[str]) -> Iterator[str]:
+    """One text an item of a JSON list: a string, or the `fields` of an object, a line each."""
+    if not isinstance(value, list):
+        raise ValueError("not a JSON list")
+    for item in value:
+        if isinstance(item, str):
+            yield tidy(item)
+        elif isinstance(item, dict):
+            parts = [item.get(name, "") for name in fields]
+            yield tidy("\n".join("\n".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts))
+        else:
+            raise ValueError(f"an item is neither text nor object but {type(item).__name__}")
+
+
+def docstrings(source: str) -> Iterator[str]:
+    """Docstrings of a module's classes and functions as prose, gathered to texts of about 4,000 characters."""
+    gathered: list[str] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (piece := prose(node)):
+            gathered.append(piece)
+        if sum(map(len, gathered)) >= DOCSTRINGS_CHARACTERS:
+            yield "\n\n".join(gathered)
+            gathered = []
+    if gathered:
+        yield "\n\n".join(gathered)
+
+
+def prose(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Name and docstring of a definition, and those of its undecorated methods (accessors repeat the fields)."""
+    parts = [plain(ast.get_docstring(node) or "")]
+    for child in node.body if isinstance(node, ast.ClassDef) else []:
+        if isinstance(child, ast.FunctionDef) and not child.decorator_list:
+            text = plain(ast.get_docstring(child) or "")
+            parts.append(f"{child.name}: {text}" if text and not child.name.startswith("_") else text)
+    text = "\n".join(part for part in parts if part)
+    return f"{node.name}\n{text}" if text else ""
+
+
+def plain(docstring: str) -> str:
+    """A docstring without Sphinx's field marks and HTML's tags: `:param _Zone: x` becomes `Zone: x`."""
+    text = TYPE.sub("", docstring)
+    text = FIELD.sub(lambda match: f"{match[1].strip().split(' ')[-1].lstrip('_')}: " if match[1].strip() else "", text)
+    return tidy(html.unescape(TAG.sub("", BREAK.sub("\n", text))))
+
+
+def tidy(text: str) -> str:
+    """Lines without outer blanks, at most one empty line in a row."""
+    lines = "\n".join(line.strip(" \t\u3000\r\ufeff") for line in text.splitlines())
+    return BLANKS.sub("\n\n", lines).strip()
