@@ -1,0 +1,49 @@
+"""The environment every stage runs in, the same through Prefect, `dvc repro` and a shell.
+
+    python -m flows.environment COMMAND [ARGUMENT ...]
+
+replaces itself with COMMAND under that environment. No stage depends on it for what it writes: it keeps the
+chain offline, private and quick on shared cores.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def stage_environment(workspace: Path) -> dict[str, str]:
+    """os.environ with the chain's settings for stages run in `workspace`."""
+    interpreter = Path(sys.executable).parent
+    return {
+        **os.environ,
+        "PATH": f"{interpreter}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # `python` in a cmd is this one
+        "SHELL": shutil.which("bash") or "/bin/sh",   # bash execs a lone command, so a stage's parent is DVC itself
+        "PYTHONPATH": "",                             # the workspace's code and no other checkout's
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "passive",                 # spinning threads collapse on shared cores (9x, docs/LOG.md)
+        "TORCH_EXTENSIONS_DIR": str(workspace / ".runtime" / "torch_extensions"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def main() -> None:
+    """Exec the command line after the module's name in the stage environment of the working directory."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m flows.environment COMMAND [ARGUMENT ...]")
+    try:
+        os.execvpe(sys.argv[1], sys.argv[1:], stage_environment(Path.cwd()))
+    except OSError as error:
+        sys.exit(f"error: cannot run {sys.argv[1]}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
