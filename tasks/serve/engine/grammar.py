@@ -1,0 +1,122 @@
+"""Constrained decoding: which tokens a JSON schema or a choice of tools leaves open (llguidance).
+
+Tool calls have exactly the form of tasks/chat.py, separators included, so that the model decodes what it was trained
+on. Strings, numbers and arrays without bounds get wide ones: a small model would run to the token limit in them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from tasks.chat import CALL_END, CALL_START
+from tasks.serve.engine.text import Vocabulary
+
+SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+LONGEST, MOST, LARGEST, FINEST = 256, 32, 10 ** 12, 1e-6
+FIXED = ("enum", "const", "$ref", "pattern", "format")
+
+
+class GrammarError(ValueError):
+    """A schema that cannot be decoded under; the message is one line."""
+
+
+def bounded(schema: Any) -> Any:
+    """`schema` with an upper bound on every string, number and array that has none."""
+    if isinstance(schema, list):
+        return [bounded(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: ({name: bounded(part) for name, part in value.items()}
+                 if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
+                 else value if key in ("enum", "const", "default", "examples", "required") else bounded(value))
+           for key, value in schema.items()}
+    kinds = out.get("type")
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds) if isinstance(kinds, list) else set()
+    if any(key in out for key in FIXED):
+        return out
+    if "string" in kinds:
+        out.setdefault("maxLength", LONGEST)
+    if "array" in kinds:
+        out.setdefault("maxItems", max(MOST, out.get("minItems", 0)))
+    if kinds & {"integer", "number"}:
+        if not {"minimum", "exclusiveMinimum"} & out.keys():
+            out["minimum"] = -LARGEST
+        if not {"maximum", "exclusiveMaximum"} & out.keys():
+            out["maximum"] = LARGEST
+        if "number" in kinds:
+            out.setdefault("multipleOf", FINEST)
+    if "object" in kinds and "properties" in out:
+        out.setdefault("additionalProperties", False)
+    return out
+
+
+def schema_grammar(schema: dict[str, Any]) -> str:
+    """The grammar of one JSON document that obeys `schema`."""
+    return LLMatcher.grammar_from_lark(f"start: %json {spaced(schema)}")
+
+
+def spaced(schema: dict[str, Any]) -> str:
+    """The bounded schema as text, with the separators of tasks/chat.py asked for."""
+    return json.dumps(bounded(schema) | {"x-guidance": SEPARATORS})
+
+
+def tool_grammar(tools: dict[str, dict[str, Any]], *, required: bool, several: bool) -> str:
+    """The grammar of a turn with `tools` (name -> parameters schema).
+
+    required: the turn is a call (or, `several`, calls). Otherwise it is text that may end in calls: a call's own
+    rules hold from the moment CALL_START stands in the text.
+    """
+    calls = [f'call_{i}: {quoted(f", {chr(34)}arguments{chr(34)}: ", name)} %json {spaced(parameters)} '
+             f'{json.dumps("}" + CALL_END)}' for i, (name, parameters) in enumerate(sorted(tools.items()))]
+    choice = "rest: " + " | ".join(f"call_{i}" for i in range(len(calls)))
+    more = f"({json.dumps(CALL_START)} rest)*" if several else ""
+    if required:
+        head = f"start: {json.dumps(CALL_START)} rest {more}"
+    else:
+        head = (f"start: FREE | opening rest {more}\nopening[lazy]: FREE {json.dumps(CALL_START)}\n"
+                "FREE: /(.|\\n)*/")
+    return LLMatcher.grammar_from_lark("\n".join(["%llguidance {}", head, choice, *calls]))
+
+
+def quoted(after: str, name: str) -> str:
+    """The literal from a call's opening brace to its arguments, as the template renders it."""
+    return json.dumps('{"name": ' + json.dumps(name, ensure_ascii=False) + after, ensure_ascii=False)
+
+
+class Grammars:
+    """Compiles grammars for one vocabulary; the tokenizer's tables are made at the first use."""
+
+    def __init__(self, vocabulary: Vocabulary, size: int, stop_ids: frozenset[int]) -> None:
+        self.vocabulary, self.size, self.stop_ids = vocabulary, size, sorted(stop_ids)
+        self.tokenizer: LLTokenizer | None = None
+
+    def matcher(self, grammar: str) -> Matcher:
+        """A fresh matcher. Raises GrammarError where the schema is not one that can be decoded."""
+        if self.tokenizer is None:
+            self.tokenizer = LLTokenizer(self.vocabulary.json, n_vocab=self.size, eos_token=self.stop_ids)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise GrammarError(" ".join(matcher.get_error().split())[:300])
+        return Matcher(matcher, self.size)
+
+
+class Matcher:
+    """The state of one sequence in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, size: int) -> None:
+        self.matcher, self.size = matcher, size
+
+    def allowed(self) -> np.ndarray:
+        """bool [vocabulary]: the tokens that may follow (a stop token where the grammar may end)."""
+        bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
+        return np.unpackbits(bits, bitorder="little")[:self.size].astype(bool)
+
+    def accept(self, token: int) -> bool:
+        """Advance by a token; True when nothing more may follow."""
+        if not self.matcher.consume_token(token):
+            raise GrammarError(" ".join(self.matcher.get_error().split())[:300])
+        return self.matcher.is_stopped()
