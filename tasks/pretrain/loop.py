@@ -1,0 +1,206 @@
+"""The training loop of one rank: from packed tokens to a `from_pretrained` directory, resuming where it was killed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel
+from torch import nn
+
+from tasks import memory, params, stage
+from tasks.model import ModelParams
+from tasks.pretrain import batches, model as models, optimizer, parallel, scoring
+from tasks.pretrain.checkpoint import Checkpoints
+from tasks.pretrain.settings import PretrainParams
+from tasks.progress import track
+from tasks.stage import StageError
+from tasks.tokenizer import directory, shards
+
+READ_LOSS_EVERY = 20  # steps; reading the loss waits for a GPU
+
+
+class Job(BaseModel):
+    """All a rank needs to know, as JSON for ranks that a launcher starts."""
+
+    packed: Path
+    tokenizer: Path
+    directory: Path
+    curve: Path
+    result: Path
+    resume: Path
+    name: str
+    pretrain: PretrainParams
+    model: ModelParams
+    seed: int
+    runtime: params.Runtime
+
+
+class Run:
+    """One rank's state: the engine, the batches, the held-out windows and the points of the curve."""
+
+    def __init__(self, job: Job, rank: int, world: int):
+        memory.keep_freed()
+        self.job, self.settings, self.rank, self.world = job, job.pretrain, rank, world
+        self.device = job.runtime.device if job.runtime.device == "cpu" else f"cuda:{torch.cuda.current_device()}"
+        self.tokenizer = directory.load(job.tokenizer)
+        built = models.build(job.model, self.tokenizer, job.seed)
+        if self.settings.sequence > built.config.max_position_embeddings:
+            raise StageError(f"pretrain.sequence = {self.settings.sequence} is above the model's "
+                             f"{built.config.max_position_embeddings} positions (model.positions)")
+        self.model = built.to(self.device).train()
+        self.stock_attention = built.config._attn_implementation
+        if self.device == "cpu" and isinstance(built, models.LlamaForCausalLM):
+            models.use_products(built)
+        self.held_out = shards.open_stream(job.packed, "held_out")
+        self.windows = scoring.windows(self.held_out, self.settings.sequence)
+        self.sample = self.windows.every(self.settings.score_tokens)
+        self.tokens = batches.Windows(shards.open_stream(job.packed, "train").tokens, self.settings.sequence, job.seed)
+        self.engine = parallel.engine(
+            self.model, self.optimizer(), parallel.config(self.settings.batch, world, self.settings.clip,
+                                                          self.settings.precision, self.settings.zero_stage))
+        self.checkpoints = Checkpoints(job.resume)
+        self.rows: list[dict[str, float]] = []
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Muon and AdamW. ZeRO cuts matrices into flat pieces, which only DeepSpeed's own Muon can put together."""
+        groups = optimizer.groups(self.model, self.settings)
+        if self.settings.zero_stage == 0:
+            return optimizer.MuonAdamW(groups, self.settings.momentum)
+        if self.settings.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=self.settings.rate, betas=optimizer.BETAS, eps=optimizer.EPS)
+        from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+        halves = {True: {"momentum": self.settings.momentum}, False: {"betas": optimizer.BETAS, "eps": optimizer.EPS}}
+        return MuonWithAuxAdam([group | {"lr": group["peak"]} | halves[group["use_muon"]] for group in groups])
+
+    def train(self) -> dict[str, Any]:
+        """All remaining steps; returns how the run went, in tokens and seconds."""
+        steps, size = self.settings.steps(), self.settings.batch * self.settings.sequence
+        first = self.resume()
+        bar = track(total=steps * size, what=f"pretrain {self.job.name}", unit="tok")
+        bar.disable = self.rank > 0
+        bar.update(first * size)
+        began, cpu, losses = time.monotonic(), time.process_time(), []
+        for step in range(first, steps):
+            losses.append(self.step(step))
+            done = step + 1
+            if done % READ_LOSS_EVERY == 0 or done == steps:
+                bar.set_postfix(loss=f"{self.checked(losses, done):.3f}", refresh=False)
+            bar.update(size)
+            if done % self.settings.score_steps == 0 or done == steps:
+                self.score(done, losses)
+                losses = []
+            if done % self.settings.checkpoint_steps == 0 or done == steps:
+                self.checked(losses, done)
+                self.save(done)
+        bar.close()
+        trained = (steps - first) * size
+        wall, cpu = time.monotonic() - began, time.process_time() - cpu
+        return {"tokens_trained_here": trained, "wall_seconds": wall, "cpu_seconds": cpu,
+                "tokens_per_second": trained / wall, "tokens_per_cpu_second": trained / cpu if cpu else 0.0,
+                "resumed_at_step": first}
+
+    def step(self, step: int) -> torch.Tensor:
+        """One optimizer step; returns the mean loss of this rank's share of the batch, nats a token."""
+        share = torch.from_numpy(self.tokens.batch(step, self.rank, self.world, self.settings.batch)).to(self.device)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = group["peak"] * self.settings.rate_at(step)
+        logits = self.engine(input_ids=share[:, :-1], use_cache=False).logits
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), share[:, 1:].flatten())
+        self.engine.backward(loss)
+        self.engine.step()
+        return loss.detach()
+
+    def checked(self, losses: list[torch.Tensor], step: int) -> float:
+        """The last loss. Raises StageError when any was not finite, so that no broken weights are ever saved."""
+        if losses and not bool(torch.isfinite(torch.stack(losses)).all()):
+            raise StageError(f"the training loss is not finite at step {step}: lower pretrain.matrix_rate or "
+                             "pretrain.rate; the last checkpoint is from before")
+        return float(losses[-1]) if losses else math.nan
+
+    def nats(self, windows: scoring.Windows) -> np.ndarray:
+        """float64 [windows]: the nats of each window; the ranks share the work evenly."""
+        count = len(windows.owner)
+        mine = np.arange(self.rank, count + -count % self.world, self.world) % count
+        share = scoring.Windows(windows.inputs[mine], windows.targets[mine], windows.owner[mine])
+        found = torch.from_numpy(scoring.nats(self.engine.module, share, max(1, 8192 // self.settings.sequence),
+                                              self.device, self.settings.precision == "bf16")).to(self.device)
+        parts = [torch.zeros_like(found) for _ in range(self.world)]
+        dist.all_gather(parts, found)
+        return torch.stack(parts, 1).flatten()[:count].cpu().numpy()
+
+    def score(self, step: int, losses: list[torch.Tensor]) -> None:
+        """Add a point to the curve: the mean training loss since the last one, and the sample's bits per byte."""
+        self.checked(losses, step)
+        scored = (self.sample.targets != scoring.IGNORED).sum()
+        predicted = (self.windows.targets != scoring.IGNORED).sum()
+        bits_per_token = self.nats(self.sample).sum() / scoring.LN2 / scored
+        mean = torch.stack(losses).mean() if losses else torch.tensor(math.nan)
+        if self.world > 1 and losses:
+            dist.all_reduce(mean.div_(self.world))
+        self.rows.append({
+            "step": step, "tokens": step * self.settings.batch * self.settings.sequence,
+            "train_loss": round(float(mean), 5),
+            "held_out_bpb": round(float(bits_per_token * predicted / self.held_out.index[:, 1].sum()), 5)})
+
+    def resume(self) -> int:
+        """Load the newest whole checkpoint; returns the step to go on from, 0 where there is none."""
+        found = self.checkpoints.latest(lambda line: print(line, flush=True) if self.rank == 0 else None)
+        if found is None:
+            return 0
+        folder, progress = found
+        loaded, _ = self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        if loaded is None:
+            raise StageError(f"checkpoint {folder} cannot be read by DeepSpeed: remove it and run again")
+        self.rows = progress["rows"]
+        if self.rank == 0:
+            print(f"resumed at step {progress['step']} from {folder}", flush=True)
+        return progress["step"]
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of `step`; all ranks write their part, rank 0 seals it."""
+        partial = self.checkpoints.path(step)
+        if self.rank == 0:
+            stage.remove(partial)
+        dist.barrier()
+        self.engine.save_checkpoint(str(partial.parent), tag=partial.name, save_latest=False)
+        dist.barrier()
+        if self.rank == 0:
+            self.checkpoints.seal(step, {"step": step, "rows": self.rows})
+        dist.barrier()
+
+    def export(self, timing: dict[str, Any]) -> None:
+        """Score all held-out documents; rank 0 writes model, tokenizer, curve and result."""
+        per_window = self.nats(self.windows)
+        weights = self.engine._zero3_consolidated_16bit_state_dict() if self.settings.zero_stage == 3 else None
+        if self.rank:
+            return
+        job, model = self.job, self.engine.module
+        model.set_attn_implementation(self.stock_attention)
+        model.save_pretrained(job.directory, state_dict=weights)
+        self.tokenizer.save_pretrained(job.directory)
+        with job.curve.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, ["step", "tokens", "train_loss", "held_out_bpb"], lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.rows)
+        per_document = np.bincount(self.windows.owner, per_window, minlength=len(self.held_out.index))
+        stage.write_json(job.result, {
+            "nats": per_document.tolist(), "parameters": models.parameters(model), "steps": self.settings.steps(),
+            "tokens": self.settings.steps() * self.settings.batch * self.settings.sequence, "ranks": self.world,
+            "flops": models.flops_per_token(model, self.settings.sequence) * self.settings.steps()
+            * self.settings.batch * self.settings.sequence, "timing": timing})
+
+
+def run(job: Job) -> None:
+    """Train, score and export as this process's rank."""
+    with parallel.ranks(job.runtime) as (rank, world):
+        this = Run(job, rank, world)
+        this.export(this.train())
+        dist.barrier()

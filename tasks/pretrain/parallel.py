@@ -1,0 +1,109 @@
+"""DeepSpeed around the training loop: one process or many, one code path.
+
+Without a hostfile the stage's own process is rank 0 of 1. With `runtime.hostfile` set, DeepSpeed's launcher starts
+`python -m tasks.pretrain.rank JOB` on every slot of every host; all of them share the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import params
+from tasks.stage import StageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EXTENSIONS = Path(".runtime/torch_extensions")
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
+
+def environment(runtime: params.Runtime) -> None:
+    """Set what must stand before torch, OpenMP and DeepSpeed load."""
+    params.limit_threads(runtime.threads)
+    # between two parallel regions OpenMP's threads spin for milliseconds and starve whatever else runs on the
+    # cores; a short spin keeps the speed of an idle machine and yields on a busy one
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ["DS_ACCELERATOR"] = runtime.device.split(":")[0]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # private to this run: a build killed in a shared directory leaves a lock that later ones wait on for ever
+    extensions = EXTENSIONS.resolve() / str(os.getpid())
+    shutil.rmtree(extensions, ignore_errors=True)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions)
+
+
+@contextmanager
+def ranks(runtime: params.Runtime) -> Iterator[tuple[int, int]]:
+    """Join the process group as (rank, number of ranks), alone where no launcher has set RANK, and leave it after."""
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    import deepspeed
+    import torch
+
+    torch.set_num_threads(runtime.threads)
+    torch.use_deterministic_algorithms(True)
+    deepspeed.utils.logger.setLevel("WARNING")
+    spare_shared_memory_op()
+    deepspeed.init_distributed(dist_backend="gloo" if runtime.device == "cpu" else "nccl", auto_mpi_discovery=False,
+                               verbose=False)
+    try:
+        yield torch.distributed.get_rank(), torch.distributed.get_world_size()
+    finally:
+        torch.distributed.destroy_process_group()
+        shutil.rmtree(os.environ["TORCH_EXTENSIONS_DIR"], ignore_errors=True)
+
+
+def spare_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives, a minute of a core, for a training that never
+    calls them. Raises StageError where this DeepSpeed no longer knows the operator by that name."""
+    import deepspeed.ops
+
+    if SHARED_MEMORY_OP not in deepspeed.ops.__compatible_ops__:
+        raise StageError(f"this DeepSpeed has no operator {SHARED_MEMORY_OP}: install the version constraints.txt pins")
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+
+
+def config(batch: int, world: int, clip: float, precision: str, zero_stage: int) -> dict[str, Any]:
+    """DeepSpeed's configuration. Raises StageError when the batch does not divide among the ranks."""
+    if batch % world:
+        raise StageError(f"pretrain.batch = {batch} does not divide among {world} ranks: make it a multiple")
+    return {
+        "train_batch_size": batch, "train_micro_batch_size_per_gpu": batch // world, "gradient_clipping": clip,
+        "zero_optimization": {"stage": zero_stage}, "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 2**31, "wall_clock_breakdown": False,
+    }
+
+
+def engine(model: nn.Module, optimizer: Any, settings: dict[str, Any]) -> Any:
+    """A DeepSpeedEngine over `model` with a ready torch optimizer (one named in JSON would be compiled first)."""
+    import deepspeed
+
+    made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return made
+
+
+def launch(hostfile: str, job: Path) -> None:
+    """Run `python -m tasks.pretrain.rank JOB` on every slot of `hostfile`. Raises StageError when a rank fails."""
+    if not Path(hostfile).is_file():
+        raise StageError(f"runtime.hostfile = {hostfile} is not there: one line a host, `NAME slots=N`")
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", hostfile, "--no_local_rank",
+               "--module", "tasks.pretrain.rank", str(job)]
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        command[5:5] = ["--master_port", str(probe.getsockname()[1])]
+    code = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False).returncode
+    if code:
+        raise StageError(f"a rank of {hostfile} failed (exit code {code}); its own line stands above")
