@@ -33,8 +33,8 @@ def publish(workspace: Path) -> list[str]:
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
     """A markdown table; `|` in a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    escaped = [[str(cell).replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def load(path: Path) -> dict[str, Any] | None:

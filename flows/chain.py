@@ -219,8 +219,7 @@ def main() -> int:
     parser.add_argument("--profile", default="default", help="the name that this run bears in the UI")
     profile = parser.parse_args().profile
     if not os.environ.get("PREFECT_API_URL"):
-        print("error: no Prefect server: start the chain by ./run, or by python -m flows.server python -m flows.chain",
-              file=sys.stderr)
+        print("error: no Prefect server: use ./run, or python -m flows.server python -m flows.chain", file=sys.stderr)
         return 2
     workspace, ui = Path.cwd(), os.environ["PREFECT_API_URL"].removesuffix("/api")
     tag = f"workspace:{workspace}"

@@ -70,7 +70,7 @@ def memory():
     except (OSError, KeyError, ValueError):
         return "warning", "cannot be read here", "see that %d GB are free" % MEMORY_GB
     text = "%.0f GB free" % free
-    return ("ok", text, "") if free >= MEMORY_GB else ("warning", text, "%d GB are wanted; close something" % MEMORY_GB)
+    return ("ok", text, "") if free >= MEMORY_GB else ("warning", text, "%d GB are wanted; free some" % MEMORY_GB)
 
 
 def packages():
@@ -94,8 +94,9 @@ def packages():
 
 def registry():
     """The package registry that pip is set to, needed by setup and the sources stage."""
-    python_ = ROOT / ".venv/bin/python"
-    told = answer(str(python_) if python_.exists() else sys.executable, "-m", "pip", "config", "get", "global.index-url")
+    own = ROOT / ".venv/bin/python"
+    pip = (str(own) if own.exists() else sys.executable, "-m", "pip")
+    told = answer(*pip, "config", "get", "global.index-url")
     url = os.environ.get("PIP_INDEX_URL") or (told[0] if told else "https://pypi.org/simple")
     shown = re.sub(r"//[^/@]*@", "//", url)
     try:
@@ -103,7 +104,7 @@ def registry():
         with urllib.request.urlopen(request, timeout=15) as page:
             page.read(64)
     except Exception as error:  # every cause is one line to the reader: name, route, certificate, password
-        return "warning", "%s: %s" % (shown, error), "needed by setup and the sources stage; set PIP_INDEX_URL or a proxy"
+        return "warning", "%s: %s" % (shown, error), "setup and sources need it; set PIP_INDEX_URL or a proxy"
     return "ok", shown, ""
 
 

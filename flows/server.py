@@ -37,7 +37,7 @@ def home() -> Path:
 
 
 def environment(place: Path, port: int) -> dict[str, str]:
-    """os.environ for the server in `place` and for its clients: local, silent to the outside, quiet on the terminal."""
+    """os.environ for the server in `place` and for its clients: local, silent, quiet on the terminal."""
     hosts = {"127.0.0.1", "localhost", *filter(None, os.environ.get("no_proxy", "").split(","))}
     return {
         **os.environ,

@@ -27,7 +27,7 @@ OWN = {"params.yaml", "dvc.lock"}  # files that a workspace keeps for itself, be
 
 
 class Instead(dict):
-    """A mapping tagged `!instead` in a profile: it replaces the default's mapping in place of being merged into it."""
+    """A mapping tagged `!instead` in a profile: it replaces the default's mapping, unmerged."""
 
 
 class ProfileLoader(yaml.SafeLoader):

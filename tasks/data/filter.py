@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks import stage
 from tasks.data import documents, executor, retention
-from tasks.data.language import Detector
+from tasks.data.language import Detector, ScriptDetector, detector
 from tasks.data.quality import Page, Rules, judge
 from tasks.params import Runtime, Section
 from tasks.stage import Input, Output
@@ -34,7 +34,7 @@ class Quality(PipelineStep):
 
     type, name = "filter", "quality"
 
-    def __init__(self, detector: Detector, params: FilterParams):
+    def __init__(self, detector: Detector | ScriptDetector, params: FilterParams):
         super().__init__()
         self.detector, self.params = detector, params
 
@@ -66,7 +66,7 @@ def filter(extracted: Input, lid: Input, kept: Output, rejected: Output, metrics
     Raises StageError where nothing is left, so that no later stage runs on an empty corpus.
     """
     shards = documents.shards(extracted)
-    steps = [documents.ReadShards(extracted), Quality(Detector(lid), filter), documents.WriteShards(kept, rejected)]
+    steps = [documents.ReadShards(extracted), Quality(detector(lid), filter), documents.WriteShards(kept, rejected)]
     table = retention.table(executor.run("filter", steps, len(shards), runtime))
     if not table["kept"]:
         raise stage.StageError(f"the filter dropped all {table['read']} documents {table['dropped']}: "

@@ -92,11 +92,24 @@ class PypiPackage(Pinned):
 AnyCorpus = Annotated[PypiCorpus | NpmCorpus | PydocCorpus | LocalCorpus, Field(discriminator="kind")]
 
 
+class LocalPackage(params.Section):
+    """Ready files of one's own: a directory in place of a fetch."""
+
+    name: str = NAME
+    kind: Literal["local"]
+    path: str
+    take: list[str] = Field(["*"], min_length=1)
+    licence: str
+
+
+AnyPackage = Annotated[PypiPackage | LocalPackage, Field(discriminator="kind")]
+
+
 class SourcesParams(params.Section):
     """`sources:` of params.yaml."""
 
     corpora: list[AnyCorpus] = Field(min_length=1)
-    packages: list[PypiPackage]
+    packages: list[AnyPackage]
 
 
 def sources(sources_out: Output, packages: Output, metrics: Output, *, sources: SourcesParams) -> None:
@@ -130,11 +143,11 @@ def unpack_corpus(corpus: AnyCorpus, folder: Path) -> dict[str, Any]:
     return finish(corpus, folder, content)
 
 
-def files(entry: AnyCorpus | PypiPackage, folder: Path) -> Iterator[tuple[str, bytes]]:
+def files(entry: AnyCorpus | AnyPackage, folder: Path) -> Iterator[tuple[str, bytes]]:
     """(path, bytes) of what an entry takes; the licence texts beside it in its archive go to folder/licence."""
     if isinstance(entry, PydocCorpus):
         yield from pydocs.pages(entry.modules)
-    elif isinstance(entry, LocalCorpus):
+    elif isinstance(entry, LocalCorpus | LocalPackage):
         yield from local_files(entry)
     else:
         wanted = [entry.root + glob for glob in entry.take]
@@ -152,14 +165,14 @@ def fetched(entry: Pinned) -> Path:
     return fetch.pypi(entry.package, entry.file, entry.sha256)
 
 
-def local_files(corpus: LocalCorpus) -> Iterator[tuple[str, bytes]]:
+def local_files(corpus: LocalCorpus | LocalPackage) -> Iterator[tuple[str, bytes]]:
     """Files of one's own directory; links that lead out of it are refused."""
     top = Path(corpus.path)
     if not top.is_dir():
-        raise StageError(f"sources: corpus {corpus.name}: path {corpus.path} is not a directory here")
+        raise StageError(f"sources: {corpus.name}: path {corpus.path} is not a directory here")
     for path in sorted(found for glob in set(corpus.take) for found in top.rglob(glob) if found.is_file()):
         if not path.resolve().is_relative_to(top.resolve()):
-            raise StageError(f"sources: corpus {corpus.name}: {path} leads out of {top}: refused")
+            raise StageError(f"sources: {corpus.name}: {path} leads out of {top}: refused")
         yield path.relative_to(top).as_posix(), path.read_bytes()
 
 
@@ -195,7 +208,7 @@ def document(corpus: AnyCorpus, path: str, text: str) -> Document:
         "url": where, "source": corpus.name, "licence": corpus.licence, "language": corpus.language})
 
 
-def finish(entry: AnyCorpus | PypiPackage, folder: Path, content: Path) -> dict[str, Any]:
+def finish(entry: AnyCorpus | AnyPackage, folder: Path, content: Path) -> dict[str, Any]:
     """Write origin.json to `folder`; returns the metrics row. Raises StageError where nothing was taken."""
     taken = [path for path in content.rglob("*") if path.is_file() and folder / "licence" not in path.parents]
     row = {"files": len(taken), "bytes": sum(path.stat().st_size for path in taken), "licence": entry.licence}
