@@ -71,8 +71,8 @@ class ReadShards(PipelineStep):
 class WriteShards(PipelineStep):
     """Last step: documents to `kept/<rank>.jsonl`; those with `metadata["reason"]` to `rejected/<rank>.jsonl`.
 
-    A filter step rejects a document by setting its reason and passing it on. Counts `kept`, `characters_out` and
-    `dropped/<reason>`. Both files are written for every rank, empty ones too.
+    A filter step rejects a document by setting its reason and passing it on. Counts `kept`, `characters_out`,
+    `dropped/<reason>` and, for the reason `failed`, `failed`. Both files are written for every rank, empty ones too.
     """
 
     type, name = "writer", "shards"
@@ -86,7 +86,7 @@ class WriteShards(PipelineStep):
         kept, rejected = [], []
         for document in data:
             if reason := document.metadata.get("reason"):
-                self.stat_update(f"dropped/{reason}")
+                self.stat_update("failed" if reason == "failed" else f"dropped/{reason}")
                 rejected.append(document)
             else:
                 self.stat_update("kept")
