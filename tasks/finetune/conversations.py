@@ -1,0 +1,129 @@
+"""Conversations to learn from, made deterministically from the corpus and from the exercises' training split.
+
+Five kinds: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool calls
+(call, result, an answer that copies the result), arithmetic through the calculator, and recall of a value among keyed
+ones. Facts and arguments that evaluation asks are left out (Fact.held_out, split="train").
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tasks import exercises, params
+from tasks.data import documents
+from tasks.data.facts import Fact, facts
+from tasks.stage import StageError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """OpenAI messages and the schemas of the tools offered (empty where none are); `kind` says which maker made it."""
+
+    kind: str
+    messages: list[Message]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+
+
+class ConversationsParams(params.Section):
+    """How many conversations of each kind, and the system turns they open with."""
+
+    facts: int = Field(ge=0, le=1_000_000, description="facts asked back, at most; the corpus may state fewer")
+    lookups: int = Field(ge=0, le=1_000_000, description="facts looked up through search, at most")
+    calls: int = Field(ge=0, le=1_000_000, description="exercises of the tool families")
+    arithmetic: int = Field(ge=0, le=1_000_000, description="three-digit arithmetic through the calculator")
+    recall: int = Field(ge=0, le=1_000_000, description="a value recalled among keyed ones")
+    systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
+
+
+def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list[Conversation]:
+    """All conversations, kinds mixed, in an order fixed by `seed`.
+
+    Raises StageError where the closed world of the exercises holds fewer than asked.
+    """
+    known = corpus_facts(corpus, seed) if amounts.facts or amounts.lookups else []
+    draw = random.Random(f"conversations {seed}")
+    try:
+        asked = exercises.tool_calls(amounts.calls, "train", seed)
+        sums = exercises.arithmetic(amounts.arithmetic, "train", seed)
+    except ValueError as error:
+        raise StageError(f"sft.conversations: {error}") from None
+    made = [asked_back(fact, draw) for fact in known[:amounts.facts]]
+    made += [looked_up(fact, draw) for fact in known[-amounts.lookups:]] if amounts.lookups else []
+    made += [exercised(exercise) for exercise in [*asked, *sums]]
+    made += list(recalled(amounts.recall, seed))
+    draw.shuffle(made)
+    return [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
+
+
+def corpus_facts(corpus: Path, seed: int) -> list[Fact]:
+    """Facts for training stated by the corpus, one a question, in an order fixed by `seed`."""
+    found: dict[str, Fact] = {}
+    for shard in documents.shards(corpus):
+        for document in documents.read(shard):
+            for fact in facts(document.text, document.metadata):
+                if not fact.held_out:
+                    found.setdefault(fact.question, fact)
+    ordered = [found[question] for question in sorted(found)]
+    random.Random(f"facts {seed}").shuffle(ordered)
+    return ordered
+
+
+def asked_back(fact: Fact, draw: random.Random) -> Conversation:
+    """A fact asked and answered; half the time beside tools that are of no use for it."""
+    offered = draw.sample(exercises.CLOSED, exercises.OFFERED) if draw.random() < 0.5 else []
+    turns = [{"role": "user", "content": fact.question}, {"role": "assistant", "content": fact.answer}]
+    return Conversation("fact", turns, exercises.schemas(offered))
+
+
+def looked_up(fact: Fact, draw: random.Random) -> Conversation:
+    """A fact looked up: the call names the subject, the result is the statement, the answer is copied out of it."""
+    others = draw.sample([name for name in exercises.TOOLS if name != "search"], exercises.OFFERED - 1)
+    turns = [{"role": "user", "content": fact.question}, call("search", {"query": fact.subject[:60]}),
+             {"role": "tool", "content": fact.statement}, {"role": "assistant", "content": fact.answer}]
+    return Conversation("lookup", turns, exercises.schemas(draw.sample(["search", *others], exercises.OFFERED)))
+
+
+def exercised(exercise: exercises.Exercise) -> Conversation:
+    """An exercise's question and call, and where the tool's result is known, the result and the reply."""
+    turns = [{"role": "user", "content": exercise.question}, call(exercise.tool, exercise.arguments)]
+    if exercise.result is not None:
+        turns += [{"role": "tool", "content": exercise.result}, {"role": "assistant", "content": exercise.reply}]
+    kind = "arithmetic" if exercise.family == "arithmetic" else "call"
+    return Conversation(kind, turns, exercises.schemas(exercise.tools))
+
+
+def recalled(n: int, seed: int) -> Iterator[Conversation]:
+    """`n` lists of keyed numbers with one of them asked; lists that evaluation may ask are passed over."""
+    draw = random.Random(f"recall {seed}")
+    while n > 0:
+        keys = draw.sample(exercises.WORDS, draw.randint(2, 6))
+        pairs = [(key, str(draw.randint(10, 99))) for key in keys]
+        key, value = draw.choice(pairs)
+        if exercises.is_held_out("recall", {"key": key, "value": value}):
+            continue
+        stated = " ".join(f"{word} is {number}." for word, number in pairs)
+        yield Conversation("recall", [{"role": "user", "content": f"{stated} What is {key}?"},
+                                      {"role": "assistant", "content": value}])
+        n -= 1
+
+
+def call(name: str, arguments: dict[str, Any]) -> Message:
+    """An assistant's turn that calls one tool."""
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+
+
+def opened(conversation: Conversation, system: str) -> Conversation:
+    """The conversation behind a system turn, where there is one."""
+    if not system:
+        return conversation
+    return Conversation(conversation.kind, [{"role": "system", "content": system}, *conversation.messages],
+                        conversation.tools)

@@ -1,0 +1,54 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on a Llama, by peft, and their merge back into plain weights."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from tasks import chat, params
+from tasks.stage import StageError
+
+
+class LoraParams(params.Section):
+    """The adapters: rank, strength, and the linear layers they sit on."""
+
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0, description="the update is scaled by alpha / rank")
+    targets: list[str] = Field(min_length=1, description="names of linear layers, e.g. q_proj")
+    max_merge_error: float = Field(gt=0, description="gate: largest |logit| difference that merging may make")
+
+
+def adapt(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, lora: LoraParams, seed: int) -> PeftModel:
+    """`model` with trainable adapters; the rest is frozen, save the embedding rows of the chat tokens.
+
+    A model pretrained on documents alone never saw `<|im_start|>` or `<|im_end|>`: without rows of their own it could
+    not tell them apart. The rows are trained through the tied head too. Raises StageError on a target that is none.
+    """
+    names = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    unknown = sorted(set(lora.targets) - names)
+    if unknown:
+        raise StageError(f"lora.targets: no linear layer is called {', '.join(unknown)} (there are "
+                         f"{', '.join(sorted(names))})")
+    torch.manual_seed(seed)
+    rows = sorted(tokenizer.convert_tokens_to_ids([chat.START, chat.END]))
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=sorted(lora.targets), lora_dropout=0.0,
+                        bias="none", task_type="CAUSAL_LM", trainable_token_indices={"embed_tokens": rows})
+    return get_peft_model(model, config)
+
+
+def merge(adapted: PeftModel, probe: torch.Tensor, limit: float) -> tuple[LlamaForCausalLM, float]:
+    """(the plain Llama with the adapters folded in, largest |logit| difference on int64 `probe` [B, T]).
+
+    Raises StageError naming difference and limit where merging changed what the model computes.
+    """
+    adapted.eval()
+    with torch.inference_mode():
+        before = adapted(probe).logits
+    merged = adapted.merge_and_unload()
+    with torch.inference_mode():
+        error = (merged(probe).logits - before).abs().max().item()
+    if not error <= limit:
+        raise StageError(f"merging the adapters moved a logit by {error:.2e}, above lora.max_merge_error = {limit}")
+    return merged, error
