@@ -149,7 +149,7 @@ def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume
         if one.url not in folders and urlsplit(one.url).netloc in served:
             raise StageError(f"crawl: seed {one.url} has the host of an unpacked site; take one of them out")
     with site.served(folders) as port:
-        process = CrawlerProcess(settings(crawl, served, resume), install_root_handler=True)
+        process = CrawlerProcess(settings(crawl, served, resume))
         crawler = process.create_crawler(PageSpider)
         process.crawl(crawler, sites=sites, depth=crawl.depth, limit=crawl.pages, date=crawl.date,
                       folder=records, ports=dict.fromkeys(served, port))
