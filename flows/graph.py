@@ -45,12 +45,12 @@ def read(root: Path) -> list[Stage]:
             graph = get_active_graph(repo.index.graph)
             return [
                 Stage(
-                    name=stage.addressing,
+                    name=stage.name,
                     cmd=stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd or []),
                     deps=tuple(dep.def_path for dep in stage.deps if not hasattr(dep, "params")),
                     outs=tuple(out.def_path for out in stage.outs),
                     params=tuple(key for dep in stage.deps for key in getattr(dep, "params", ())),
-                    parents=tuple(sorted(parent.addressing for parent in graph.successors(stage))),
+                    parents=tuple(sorted(parent.name for parent in graph.successors(stage))),
                     alone=bool((stage.meta or {}).get("alone")),
                 )
                 for stage in plan_repro(graph)
