@@ -7,6 +7,7 @@ on. Strings, numbers and arrays without bounds get wide ones: a small model woul
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tasks.serve.engine.text import Vocabulary
 
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 LONGEST, MOST, LARGEST, FINEST = 256, 32, 10 ** 12, 1e-6
+KEPT = 64
 FIXED = ("enum", "const", "$ref", "pattern", "format")
 
 
@@ -93,15 +95,25 @@ class Grammars:
     def __init__(self, vocabulary: Vocabulary, size: int, stop_ids: frozenset[int]) -> None:
         self.vocabulary, self.size, self.stop_ids = vocabulary, size, sorted(stop_ids)
         self.tokenizer: LLTokenizer | None = None
+        self.kept: dict[str, LLMatcher] = {}
+        self.lock = threading.Lock()
 
     def matcher(self, grammar: str) -> Matcher:
         """A fresh matcher. Raises GrammarError where the schema is not one that can be decoded."""
-        if self.tokenizer is None:
-            self.tokenizer = LLTokenizer(self.vocabulary.json, n_vocab=self.size, eos_token=self.stop_ids)
-        matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            raise GrammarError(" ".join(matcher.get_error().split())[:300])
-        return Matcher(matcher, self.size)
+        return Matcher(self.compiled(grammar).deep_copy(), self.size)
+
+    def compiled(self, grammar: str) -> LLMatcher:
+        """The grammar compiled, from the last KEPT ones if it is among them; safe on any thread."""
+        with self.lock:
+            if self.tokenizer is None:
+                self.tokenizer = LLTokenizer(self.vocabulary.json, n_vocab=self.size, eos_token=self.stop_ids)
+            matcher = self.kept.pop(grammar, None) or LLMatcher(self.tokenizer, grammar, log_level=0)
+            if matcher.is_error():
+                raise GrammarError(" ".join(matcher.get_error().split())[:300])
+            self.kept[grammar] = matcher
+            if len(self.kept) > KEPT:
+                del self.kept[next(iter(self.kept))]
+            return matcher
 
 
 class Matcher:

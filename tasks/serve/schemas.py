@@ -1,0 +1,207 @@
+"""The bodies of requests, checked field by field: what is not understood is refused, never silently ignored."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Seed = Annotated[int, Field(ge=0, lt=2 ** 63)]
+Token = Annotated[int, Field(ge=0)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class Body(BaseModel):
+    """Closed; numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class Generation(Body):
+    """What completions and chat share. `user`, `store` and `metadata` are accepted and change nothing."""
+
+    model: str | None = None
+    max_tokens: int | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, description="not OpenAI's: 0 keeps all")
+    seed: Seed | None = None
+    n: int | None = Field(None, ge=1, le=16)
+    stop: Stop | Annotated[list[Stop], Field(max_length=8)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    ignore_eos: bool = Field(False, description="not OpenAI's: go on to max_tokens")
+    user: str | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class CompletionBody(Generation):
+    prompt: (str | Annotated[list[Token], Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+             | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)])
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(Body):
+    name: Name
+    arguments: str
+
+    @field_validator("arguments")
+    @classmethod
+    def canonical(cls, value: str) -> str:
+        """Arguments in the template's own separators, whatever the client wrote them with."""
+        try:
+            arguments = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("must be a JSON object as text") from None
+        if not isinstance(arguments, dict):
+            raise ValueError("must be a JSON object as text")
+        return json.dumps(arguments, ensure_ascii=False)
+
+
+class Call(Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Body):
+    """A turn. `refusal`, `audio`, `annotations` are what clients echo back from our answers: null or empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @model_validator(mode="after")
+    def whole(self) -> Message:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError(f"content is missing in a message of role {self.role}")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's message has tool_calls")
+        return self
+
+    def rendered(self) -> dict[str, Any]:
+        """The message as the chat template takes it."""
+        text = "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content or ""
+        out: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.tool_calls:
+            out["tool_calls"] = [{"type": "function", "function": call.function.model_dump()}
+                                 for call in self.tool_calls]
+        return out
+
+
+class Function(Body):
+    name: Name
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def an_object(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """A schema the template can list: type object, properties a mapping of schemas."""
+        value = {"type": "object", "properties": {}} | value
+        if value["type"] != "object" or not isinstance(value["properties"], dict):
+            raise ValueError("must be a JSON schema of type object with a mapping of properties")
+        if not all(isinstance(schema, dict) for schema in value["properties"].values()):
+            raise ValueError("every property must be a JSON schema")
+        return value
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    name: str
+
+
+class NamedTool(Body):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Body):
+    name: str = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def whole(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("type json_schema and the field json_schema go together")
+        return self
+
+
+class ChatBody(Generation):
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1024)]
+    max_completion_tokens: int | None = Field(None, ge=1)
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def whole(self) -> ChatBody:
+        if self.max_tokens == 0:
+            raise ValueError("max_tokens must be at least 1 in a chat")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ValueError("tool_choice needs tools")
+        if self.tools and self.response_format is not None and self.response_format.type != "text":
+            raise ValueError("response_format and tools exclude each other")
+        names = [tool.function.name for tool in self.tools or []]
+        if len(set(names)) != len(names):
+            raise ValueError("tools must have different names")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        return self
+
+
+class TokenizeBody(Body):
+    """Either a prompt or a chat."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def whole(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
