@@ -54,6 +54,7 @@ def ranks(runtime: params.Runtime) -> Iterator[tuple[int, int]]:
 
     torch.set_num_threads(runtime.threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it did not write
     deepspeed.utils.logger.setLevel("WARNING")
     spare_shared_memory_op()
     deepspeed.init_distributed(dist_backend="gloo" if runtime.device == "cpu" else "nccl", auto_mpi_discovery=False,
