@@ -37,6 +37,7 @@ from flows import artifacts, graph
 from flows.console import Console
 from flows.stage_run import Outcome, kill_all, run_stage
 from tasks import stage as stage_process
+from tasks.params import ParamsError
 
 # Stages side by side. Two: a stage spends seconds on imports, files and single-threaded parts, where the other
 # track's stage has the cores; more would only compete for them and for memory.
@@ -77,6 +78,8 @@ def chain(workspace: str, profile: str, commit: str) -> State:
     """Run every stage of `workspace` that is not up to date; one task run for each stage, whatever its end."""
     stages = graph.read(Path(workspace))
     dirty = stale(Path(workspace))
+    if dirty:
+        judge(workspace)
     console = Console(max(len(stage.name) for stage in stages))
     try:
         states = schedule(stages, dirty, workspace, console)
@@ -105,6 +108,17 @@ def throttle(every: float) -> Callable[[], bool]:
         return True
 
     return due
+
+
+def judge(workspace: str) -> None:
+    """Refuse faulty params now rather than hours on. Raises ParamsError with one line a fault.
+
+    In a process of its own: it imports every stage's module.
+    """
+    done = subprocess.run([sys.executable, "-m", "flows.check"], cwd=workspace, capture_output=True, text=True)
+    if done.returncode:
+        faults = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise ParamsError("; ".join(faults) or f"checking params.yaml failed: {done.stderr.strip()[-300:]}")
 
 
 def schedule(stages: list[graph.Stage], dirty: set[str], workspace: str, console: Console) -> dict[str, State]:

@@ -56,7 +56,8 @@ def read(root: Path) -> list[Stage]:
                 for stage in plan_repro(graph)
             ]
     except (DvcException, yaml.YAMLError, networkx.NetworkXException) as error:
-        raise GraphError(" ".join(str(error).split()) or type(error).__name__) from error
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise GraphError(" ".join(f"{error}{cause}".split()) or type(error).__name__) from error
 
 
 def descendants(stages: list[Stage], name: str) -> set[str]:

@@ -45,7 +45,8 @@ def named(path: str) -> set[str]:
             modules.add(node.value)
     # importing a.b.c runs a and a.b too
     modules |= {".".join(name.split(".")[:n]) for name in set(modules) for n in range(1, name.count(".") + 1)}
-    return {found for name in modules if name.split(".")[0] in ("tasks", "kernels", "flows") and (found := file_of(name))}
+    own = (name for name in modules if name.split(".")[0] in ("tasks", "kernels", "flows"))
+    return {found for name in own if (found := file_of(name))}
 
 
 def closure(module: str) -> set[str]:

@@ -1,0 +1,36 @@
+"""Tables and curves from metrics files: right cells, escaped text, nothing from nothing, broken files passed over."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+
+from matplotlib.image import imread
+
+from flows import artifacts
+
+
+def test_retention_counts_and_orders_reasons(tmp_path):
+    (tmp_path / "filter.json").write_text(json.dumps(
+        {"read": 10, "kept": 5, "dropped": {"short": 1, "a|b": 3}, "failed": 1}))
+    (tmp_path / "dedup.json").write_text("{broken")
+    rows = artifacts.retention(tmp_path).splitlines()
+    assert rows[2:] == ["| filter | 10 | 5 | 4 | 1 | a\\|b 3, short 1 |"]
+
+
+def test_curve_is_a_png_with_a_line_in_it(tmp_path):
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain/scratch.csv").write_text(
+        "step,tokens,train_loss,held_out_bpb\n1,100,8.0,\n2,200,6.0,3.5\n3,300,5.0,3.0\n")
+    page = artifacts.curves(tmp_path)
+    image = imread(io.BytesIO(base64.b64decode(re.search(r"base64,([^)]+)\)", page).group(1))))
+    assert image.shape[0] > 200 and image.shape[1] > 500
+    blue = (image[..., 2] > 0.6) & (image[..., 0] < 0.3)  # matplotlib's first colour, the curve
+    assert blue.sum() > 500
+
+
+def test_nothing_from_nothing(tmp_path):
+    assert artifacts.retention(tmp_path) == artifacts.curves(tmp_path) == ""
+    assert artifacts.scores(tmp_path / "evaluate") == ""
