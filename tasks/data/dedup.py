@@ -80,15 +80,15 @@ class Drop(PipelineStep):
 
 
 def canonical(url: str) -> str:
-    """An address without what does not change the page: fragment, case of scheme and host, default port, index file,
-    trailing slash. The query stays. "" for "" and for what is no address."""
+    """An address without what does not change the page: scheme, fragment, case of the host, default port, index file,
+    trailing slash. The query stays. What is no web address stays as it is; "" for a broken one."""
     try:
         parts = urlsplit(url.strip())
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError:
         return ""
     if not host:
-        return url.strip().split("#")[0] if parts.scheme and parts.path else ""
+        return url.strip()
     if port and port != {"http": 80, "https": 443}.get(parts.scheme):
         host = f"{host}:{port}"
     path = parts.path
