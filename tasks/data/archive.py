@@ -30,7 +30,7 @@ def members(archive: Path, name: str, take: list[str]) -> Iterator[tuple[str, by
         if not any(fnmatch.fnmatchcase(path, glob) for glob in take):
             continue
         if file is None or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path or "\0" in path:
-            raise StageError(f"{name}: member {path!r} is a link or device or leaves its folder: refused, nothing unpacked")
+            raise StageError(f"{name}: member {path!r} is a link or device or leaves its folder: refused")
         with file:
             data = bounded(file, name, path)
         total, count = total + len(data), count + 1

@@ -87,7 +87,8 @@ def crawl(sources: Input, pages: Output, metrics: Output, *, crawl: CrawlParams)
         walk(sites, {about["url"]: folder for about, folder in origins.values()}, crawl, resume)
         for one in sites:
             write(one, known[one.name], pages, crawl)
-            table[one.name] = {"pages": len(one.pages), "bytes": one.bytes, "dropped": dict(sorted(one.dropped.items()))}
+            dropped = dict(sorted(one.dropped.items()))
+            table[one.name] = {"pages": len(one.pages), "bytes": one.bytes, "dropped": dropped}
         shutil.rmtree(resume)
     stage.write_json(pages / "origins.json", {
         name: {"licence": about["licence"], "language": about["language"]} for name, about in known.items()})
@@ -111,12 +112,12 @@ def refuse_private(url: str) -> None:
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except OSError as error:
-        raise StageError(f"crawl: seed {url} is unreachable: its host does not resolve ({error}); correct crawl.seeds "
-                         "or check the network") from None
+        raise StageError(f"crawl: seed {url} is unreachable: its host does not resolve ({error}); "
+                         "correct crawl.seeds or check the network") from None
     for address in sorted(addresses):
         if not ipaddress.ip_address(address).is_global:
-            raise StageError(f"crawl: seed {url} is at {address}, which is not a public address; set crawl.allow_private "
-                             "if that is meant")
+            raise StageError(f"crawl: seed {url} is at {address}, which is not a public address; "
+                             "set crawl.allow_private if that is meant")
 
 
 def take(ready: Ready, pages: Path) -> dict[str, Any]:
@@ -165,12 +166,12 @@ def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume
     for one in sites:
         if not one.pages:
             why = ", ".join(f"{reason} x{count}" for reason, count in sorted(one.dropped.items()))
-            raise StageError(f"crawl: seed {one.url} is unreachable: no page was fetched ({why}); correct crawl.seeds "
-                             "or check the network")
+            raise StageError(f"crawl: seed {one.url} is unreachable: no page was fetched ({why}); "
+                             "correct crawl.seeds or check the network")
 
 
 def settings(crawl: CrawlParams, served: set[str], resume: Path) -> dict[str, Any]:
-    """Scrapy's settings: polite to public hosts, no delay for what is served here, nothing listens, nothing calls home."""
+    """Scrapy's settings: polite to public hosts, no delay for what is served here, nothing listens or calls home."""
     slot = {"concurrency": crawl.concurrency, "delay": 0, "randomize_delay": False}
     return {
         "USER_AGENT": crawl.user_agent, "ROBOTSTXT_OBEY": True, "COOKIES_ENABLED": False, "REFERER_ENABLED": False,

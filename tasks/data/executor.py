@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from tasks import progress, stage
 from tasks.params import Runtime
 
 LOGS = Path(".resume")
+ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.5
 SLURM_POLL_SECONDS = 10.0
 
@@ -64,22 +66,25 @@ def ray(name: str, steps: list[PipelineStep], tasks: int, runtime: Runtime, logs
     try:
         import ray as cluster
     except ImportError:
-        raise stage.StageError("runtime.executor is ray but Ray is not installed: pip install ray, or set local") from None
+        raise stage.StageError("runtime.executor is ray but Ray is not installed: pip install ray, "
+                               "or set local") from None
     from datatrove.executor.ray import RayPipelineExecutor
 
     if not cluster.is_initialized():
-        cluster.init(runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}}, logging_level=runtime.log_level)
+        cluster.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, logging_level=runtime.log_level)
     return RayPipelineExecutor(steps, tasks=tasks, workers=min(runtime.workers, tasks), logging_dir=str(logs))
 
 
 def slurm(name: str, steps: list[PipelineStep], tasks: int, runtime: Runtime, logs: Path) -> PipelineExecutor:
     """A Slurm array job; partition, account and time limit come from sbatch's own SBATCH_* variables."""
     if not shutil.which("sbatch"):
-        raise stage.StageError("runtime.executor is slurm but there is no sbatch here: run on a login node, or set local")
+        raise stage.StageError("runtime.executor is slurm but there is no sbatch here: run on a login node, "
+                               "or set local")
     return Slurm(
         steps, tasks=tasks, workers=runtime.workers, logging_dir=str(logs), job_name=f"catena-{name}", qos="",
         time=os.environ.get("SBATCH_TIMELIMIT", ""), partition=os.environ.get("SBATCH_PARTITION", ""), requeue=False,
-        env_command=f"cd {os.getcwd()}; export PYTHONPATH={os.getcwd()} PATH={Path(sys.executable).parent}:$PATH",
+        env_command=f"cd {shlex.quote(os.getcwd())}; export PYTHONPATH={shlex.quote(str(ROOT))} "
+                    f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
     )
 
 

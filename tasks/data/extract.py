@@ -38,8 +38,8 @@ def extract(crawl: Input, sources: Input, extracted: Output, rejected: Output, m
              WriteShards(extracted, rejected)]
     table = retention.table(executor.run("extract", steps, len(files), runtime))
     if not table["kept"]:
-        raise StageError(f"extract kept none of {table['read']} documents ({table['dropped']}): lower extract.characters, "
-                         "or look at the pages")
+        raise StageError(f"extract kept none of {table['read']} documents ({table['dropped']}): "
+                         "lower extract.characters, or look at the pages")
     stage.write_json(metrics, table)
     stage.write_timing("extract", {"seconds": round(time.monotonic() - started, 2), "documents": table["read"]})
 

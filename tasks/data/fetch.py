@@ -44,8 +44,6 @@ class Settings:
         """A requests session with these settings (netrc and *_PROXY variables hold as they do for pip)."""
         session = requests.Session()
         session.verify = self.verify
-        if isinstance(self.verify, str):
-            session.trust_env = not os.environ.get("REQUESTS_CA_BUNDLE") or self.verify == os.environ["REQUESTS_CA_BUNDLE"]
         if self.proxy:
             session.proxies = {"http": self.proxy, "https": self.proxy}
         return session
@@ -64,7 +62,7 @@ def digest(path: Path) -> str:
 
 def pypi(package: str, file: str, sha256: str) -> Path:
     """The distribution file `file` of `package`. Raises StageError: not to be had, or with another sha256."""
-    return kept(file, sha256, lambda: pip_settings(), lambda settings, into: from_indexes(settings, package, file, into))
+    return kept(file, sha256, pip_settings, lambda settings, into: from_indexes(settings, package, file, into))
 
 
 def npm(package: str, version: str, sha256: str) -> Path:
@@ -93,7 +91,7 @@ def kept(file: str, sha256: str, configure: Callable[[], Settings], get: Callabl
         found = digest(partial)
         if found != sha256:
             raise StageError(f"{file} from {public(whence)} has sha256 {found}, params.yaml pins {sha256}: "
-                             "the file is not the pinned one; nothing was unpacked. Correct the pin only if you trust it")
+                             "not the pinned file; nothing was unpacked. Correct the pin only if you trust it")
         partial.rename(path)
     except (requests.RequestException, FileNotFoundError) as error:
         where = ", ".join(public(url) for url in [*settings.indexes, *settings.find_links]) or "no index at all"
@@ -135,7 +133,8 @@ def download(settings: Settings, url: str, into: Path, what: str) -> None:
     """Stream `url` into a file behind a progress bar, three attempts. Raises requests.RequestException."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with settings.session().get(url, stream=True, timeout=settings.timeout) as answer:
+            whole = {"Accept-Encoding": "identity"}
+            with settings.session().get(url, stream=True, timeout=settings.timeout, headers=whole) as answer:
                 answer.raise_for_status()
                 size = int(answer.headers.get("Content-Length") or 0)
                 with into.open("wb") as out, progress.track(total=size or None, what=what, unit="B") as bar:

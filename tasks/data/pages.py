@@ -23,9 +23,13 @@ from tasks.stage import StageError
 
 HTML = {"text/html", "application/xhtml+xml"}
 REJECT_CHARACTERS = 2000
+META = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.I)
+META_BYTES = 4096
 # control, soft hyphen, zero-width (joiners stay: they spell), direction and private-use characters
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff]")
-EDGES, BLANKS, SPACES = re.compile(r"[^\S\n]+$|\s*¶$", re.M), re.compile(r"\n{3,}"), re.compile("[\u00a0\u2007\u202f]")
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff]")
+EDGES, BLANKS = re.compile(r"[^\S\n]+$|\s*¶$", re.M), re.compile(r"\n{3,}")
+SPACES = re.compile("[\u00a0\u2007\u202f]")
 
 
 class ReadPages(PipelineStep):
@@ -110,18 +114,24 @@ class Extract(PipelineStep):
 
 
 def decode(body: bytes, charset: str | None) -> str:
-    """A page's text. `charset` is the HTTP header's; where it is wrong or absent the page's own, then detection.
+    """A page's text. `charset` is the HTTP header's; where it is absent or wrong the page's own, then detection.
 
-    Raises UnicodeError where more than one character in a hundred would be replaced.
+    Windows-1252 (any Latin-1) in a header is the default of misconfigured servers and fits any bytes, so it comes
+    after the page's own word and after UTF-8. Raises UnicodeError where more than one character in a hundred would
+    be replaced.
     """
     declared = map_encoding_to_html5(charset, fallback_utf8=False) if charset else None
-    for encoding in (declared, detect_encoding(body, from_html_meta=True), detect_encoding(body)):
+    found = META.search(body, 0, META_BYTES)
+    own = map_encoding_to_html5(found[1].decode("ascii"), fallback_utf8=False) if found else None
+    default = map_encoding_to_html5("iso-8859-1")
+    order = [own, "utf-8", declared] if declared == default else [declared, own, "utf-8", detect_encoding(body)]
+    for encoding in order:
         if encoding:
             try:
                 return body.decode(encoding).removeprefix("\ufeff")
             except (UnicodeError, LookupError):
                 continue
-    text = bytes_to_str(body, declared or "utf-8", errors="replace", fallback_encodings=("utf-8",))
+    text = bytes_to_str(body, own or declared or "utf-8", errors="replace", fallback_encodings=())
     if text.count("\ufffd") * 100 > len(text):
         raise UnicodeError("no encoding fits")
     return text

@@ -61,5 +61,6 @@ def paragraphs(text: str) -> str:
 
 def page(title: str, content: str, navigation: str) -> bytes:
     """A whole HTML document in UTF-8."""
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title></head>\n'
+    head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
+    return (f'<!DOCTYPE html>\n<html lang="en">\n{head}\n'
             f"<body>\n{navigation}<main>\n{content}</main>\n</body>\n</html>\n").encode()

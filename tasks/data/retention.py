@@ -13,7 +13,8 @@ def table(counts: Mapping[str, float]) -> dict[str, Any]:
 
     Raises StageError unless read = kept + dropped + failed.
     """
-    dropped = {key.removeprefix("dropped/"): int(n) for key, n in sorted(counts.items()) if key.startswith("dropped/")}
+    reasons = sorted(key for key in counts if key.startswith("dropped/"))
+    dropped = {key.removeprefix("dropped/"): int(counts[key]) for key in reasons}
     rows = {key: int(counts.get(key, 0)) for key in ("read", "kept", "failed", "characters_in", "characters_out")}
     if rows["read"] != rows["kept"] + sum(dropped.values()) + rows["failed"]:
         raise StageError(f"documents were lost: read {rows['read']} but kept {rows['kept']} + dropped "

@@ -47,7 +47,7 @@ class Corpus(params.Section):
 
     name: str = NAME
     form: Literal["site", "text"] = Field(alias="as", description="pages to crawl, or documents as they are")
-    url: str | None = Field(None, pattern="^https?://.*/$", description="where the site stands; made up from the name if none")
+    url: str | None = Field(None, pattern="^https?://.*/$", description="where the site stands; null makes one up")
     language: str = Field(pattern="^[a-z]{2,3}$")
     licence: str
     fields: list[str] = Field([], description="keys joined where a text corpus is JSON objects")

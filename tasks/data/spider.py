@@ -99,7 +99,8 @@ class PageSpider(scrapy.Spider):
             self.seen.add(url)
             if site.asked < self.limit:
                 site.asked += 1
-                asked.append(Request(url, self.parse, errback=self.failed, cb_kwargs={"site": site}, dont_filter=True))
+                asked.append(Request(url, self.parse, errback=self.failed, cb_kwargs={"site": site},
+                                     dont_filter=True))
             else:
                 site.dropped["over_page_limit"] += 1
         self.found = {}
@@ -219,6 +220,7 @@ class Kept:
         """Keep an answer."""
         path = self.folder / self.fingerprint(request).hex()
         partial = path.with_suffix(f".{os.getpid()}")
-        values = {"url": response.url, "status": response.status, "headers": dict(response.headers), "body": response.body}
+        values = {"url": response.url, "status": response.status, "headers": dict(response.headers),
+                  "body": response.body}
         partial.write_bytes(pickle.dumps((type(response), values)))
         partial.rename(path)

@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 DOCSTRINGS_CHARACTERS = 4000
 FIELD = re.compile(r"^\s*:(?:param|ivar|cvar|var|raises|returns?|rtype|type)\b\s*([^:]*):[ \t]*", re.M)
 TYPE = re.compile(r"^\s*:(?:type|rtype)\b.*\n?", re.M)
-BREAK, TAG, BLANKS = re.compile(r"<(?:br|li|p|ul|ol|tr)\b[^>]*>", re.I), re.compile(r"</?[a-zA-Z][^>]*>"), re.compile(r"\n\s*\n+")
+BREAK, TAG = re.compile(r"<(?:br|li|p|ul|ol|tr)\b[^>]*>", re.I), re.compile(r"</?[a-zA-Z][^>]*>")
+BLANKS = re.compile(r"\n\s*\n+")
 
 
 def texts(path: str, data: bytes, fields: list[str]) -> Iterator[str]:
@@ -39,8 +40,9 @@ def listed(value: object, fields: list[str]) -> Iterator[str]:
         if isinstance(item, str):
             yield tidy(item)
         elif isinstance(item, dict):
-            parts = [item.get(name, "") for name in fields]
-            yield tidy("\n".join("\n".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts))
+            values = [item.get(name, "") for name in fields]
+            parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
+            yield tidy("\n".join(map(str, parts)))
         else:
             raise ValueError(f"an item is neither text nor object but {type(item).__name__}")
 
@@ -71,8 +73,11 @@ def prose(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 def plain(docstring: str) -> str:
     """A docstring without Sphinx's field marks and HTML's tags: `:param _Zone: x` becomes `Zone: x`."""
-    text = TYPE.sub("", docstring)
-    text = FIELD.sub(lambda match: f"{match[1].strip().split(' ')[-1].lstrip('_')}: " if match[1].strip() else "", text)
+    def named(match: re.Match[str]) -> str:
+        words = match[1].split()
+        return f"{words[-1].lstrip('_')}: " if words else ""
+
+    text = FIELD.sub(named, TYPE.sub("", docstring))
     return tidy(html.unescape(TAG.sub("", BREAK.sub("\n", text))))
 
 

@@ -22,8 +22,8 @@ from tasks.stage import StageError
 SOFTWARE = "Catena/0.1"
 BLOCK = 1 << 20
 # of one transfer or one moment, not of the page; the payload is kept decoded
-PASSING = {"date", "age", "expires", "set-cookie", "connection", "keep-alive", "transfer-encoding", "content-encoding",
-           "content-length", "alt-svc", "strict-transport-security"}
+PASSING = {"date", "age", "expires", "set-cookie", "connection", "keep-alive", "transfer-encoding",
+           "content-encoding", "content-length", "alt-svc", "strict-transport-security"}
 
 
 def page(url: str, status: int, headers: Iterable[tuple[str, str]], body: bytes, kind: str, date: str) -> bytes:
@@ -36,7 +36,8 @@ def page(url: str, status: int, headers: Iterable[tuple[str, str]], body: bytes,
     writer.write_record(writer.create_warc_record(
         url, "response", payload=io.BytesIO(body), length=len(body),
         http_headers=StatusAndHeaders(f"{status} {'OK' if status == 200 else 'Other'}", kept, protocol="HTTP/1.1"),
-        warc_headers_dict={"WARC-Date": date, "WARC-Record-ID": f"<urn:uuid:{name}>", "WARC-Identified-Payload-Type": kind},
+        warc_headers_dict={"WARC-Date": date, "WARC-Record-ID": f"<urn:uuid:{name}>",
+                           "WARC-Identified-Payload-Type": kind},
     ))
     return out.getvalue()
 
@@ -67,7 +68,8 @@ def check(path: Path) -> int:
                 if record.record_type == WarcRecordType.response:
                     length = int(record.headers.get("Content-Length") or -1)
                     if len(record.reader.read()) != length:
-                        raise StageError(f"{path} is truncated in the record of {record.headers.get('WARC-Target-URI')}: "
+                        url = record.headers.get("WARC-Target-URI")
+                        raise StageError(f"{path} is truncated in the record of {url}: "
                                          "fetch it again, or take it out of crawl.warcs")
                     responses += 1
         except (OSError, ValueError) as error:

@@ -48,8 +48,10 @@ def tarball(files: dict[str, bytes], link: str | None = None) -> bytes:
     return out.getvalue()
 
 
-SDIST = tarball({"demo-1.0/doc/index.html": PAGE, "demo-1.0/doc/sub/a.html": PAGE, "demo-1.0/LICENSE": b"MIT", "demo-1.0/x.py": b"1"})
-NPM = tarball({"package/texts.json": json.dumps([{"title": "静夜思", "lines": ["床前明月光", "疑是地上霜"]}]).encode()})
+SDIST = tarball({"demo-1.0/doc/index.html": PAGE, "demo-1.0/doc/sub/a.html": PAGE, "demo-1.0/LICENSE": b"MIT",
+                 "demo-1.0/x.py": b"1"})
+VERSE = [{"title": "静夜思", "lines": ["床前明月光", "疑是地上霜"]}]
+NPM = tarball({"package/texts.json": json.dumps(VERSE).encode()})
 
 
 class Index:
@@ -136,7 +138,8 @@ def test_fetch_by_the_configured_index_then_never_again(index, tmp_path):
             "sources/demo/origin.json", "packages/model/x.py", "sources/verse/text/00000.jsonl"} <= set(first)
     verse = list(documents.read(tmp_path / "one/sources/verse/text/00000.jsonl"))
     assert [item.text for item in verse] == ["静夜思\n床前明月光\n疑是地上霜"]
-    assert verse[0].metadata == {"language": "zh", "licence": "MIT", "source": "verse", "url": "npm:verse/2.0.0/texts.json#0"}
+    assert verse[0].metadata == {
+        "language": "zh", "licence": "MIT", "source": "verse", "url": "npm:verse/2.0.0/texts.json#0"}
 
 
 def test_wrong_hash_names_both_and_keeps_nothing(index, tmp_path):
@@ -300,7 +303,8 @@ def test_cap_is_a_fixed_sample(index, tmp_path):
     own.mkdir()
     for number in range(40):
         (own / f"{number:02d}.txt").write_text(f"{number} " + "word " * 60)
-    corpus = {"name": "own", "kind": "local", "path": str(own), "as": "text", "language": "en", "licence": "mine", "cap": 8000}
+    corpus = {"name": "own", "kind": "local", "path": str(own), "as": "text", "language": "en", "licence": "mine",
+              "cap": 8000}
     run(tmp_path / "one", [corpus])
     run(tmp_path / "two", [corpus])
     assert tree(tmp_path / "one") == tree(tmp_path / "two")

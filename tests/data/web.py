@@ -39,7 +39,8 @@ class Web:
                 if web.asked[self.path] <= web.flaky.get(self.path, 0):
                     status, headers, body = 503, {}, b"later"
                 self.send_response(status)
-                for name, value in ({"Content-Type": "text/html"} | headers | {"Content-Length": str(len(body))}).items():
+                headers = {"Content-Type": "text/html"} | headers | {"Content-Length": str(len(body))}
+                for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
