@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from pydantic import Field
 
 from tasks import chat, params, stage
+from tasks.pretrain import parallel
 from tasks.stage import Input, Output, StageError
 
 
@@ -37,10 +37,10 @@ def adopt(package: Input, model: Output, *, adopt: AdoptParams, runtime: params.
 
     Raises StageError: no GGUF or several, truncated file, another architecture, weights not finite, probe failed.
     """
-    params.limit_threads(runtime.threads)
-    torch.set_num_threads(runtime.threads)
+    parallel.environment(runtime)
     from tasks.finetune import checkpoint
 
+    checkpoint.steady(runtime.threads)
     file = find_gguf(package)
     pre_tokenizer = inspect_gguf(file)
     llama, tokenizer = load_gguf(file)
@@ -85,6 +85,7 @@ def inspect_gguf(file: Path) -> str:
 
 def load_gguf(file: Path) -> tuple:
     """(LlamaForCausalLM in fp32, its tokenizer) of a GGUF, free of the marks that say it is still quantized."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -109,6 +110,8 @@ def split_digits(tokenizer) -> None:
 
 def answer_probe(model, tokenizer, probe: Probe) -> None:
     """Ask `probe` greedily through the chat template. Raises StageError with the answer where it lacks `expects`."""
+    import torch
+
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": probe.question}], add_generation_prompt=True,
                                            return_tensors="pt", return_dict=True)
     with torch.inference_mode():

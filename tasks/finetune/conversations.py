@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from tasks import exercises, params
+from tasks import exercises
 from tasks.data import documents
 from tasks.data.facts import Fact, facts
+from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
 Message = dict[str, Any]
+STATES = ("open", "shut", "new", "old", "hot", "cold", "full", "empty", "clean", "broken", "heavy", "light", "round",
+          "sharp", "small", "quiet", "wet", "safe", "lost", "cheap")
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,6 @@ class Conversation:
     kind: str
     messages: list[Message]
     tools: list[dict[str, Any]] = field(default_factory=list)
-
-
-class ConversationsParams(params.Section):
-    """How many conversations of each kind, and the system turns they open with."""
-
-    facts: int = Field(ge=0, le=1_000_000, description="facts asked back, at most; the corpus may state fewer")
-    lookups: int = Field(ge=0, le=1_000_000, description="facts looked up through search, at most")
-    calls: int = Field(ge=0, le=1_000_000, description="exercises of the tool families")
-    arithmetic: int = Field(ge=0, le=1_000_000, description="three-digit arithmetic through the calculator")
-    recall: int = Field(ge=0, le=1_000_000, description="a value recalled among keyed ones")
-    systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
 
 
 def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list[Conversation]:
@@ -101,18 +91,15 @@ def exercised(exercise: exercises.Exercise) -> Conversation:
 
 
 def recalled(n: int, seed: int) -> Iterator[Conversation]:
-    """`n` lists of keyed numbers with one of them asked; lists that evaluation may ask are passed over."""
+    """`n` lists of things that are each something, one of them asked. Evaluation asks for colours: none is here."""
     draw = random.Random(f"recall {seed}")
-    while n > 0:
-        keys = draw.sample(exercises.WORDS, draw.randint(2, 6))
-        pairs = [(key, str(draw.randint(10, 99))) for key in keys]
-        key, value = draw.choice(pairs)
-        if exercises.is_held_out("recall", {"key": key, "value": value}):
-            continue
-        stated = " ".join(f"{word} is {number}." for word, number in pairs)
-        yield Conversation("recall", [{"role": "user", "content": f"{stated} What is {key}?"},
-                                      {"role": "assistant", "content": value}])
-        n -= 1
+    for _ in range(n):
+        things = draw.sample(exercises.WORDS, draw.randint(2, 6))
+        states = dict(zip(things, draw.sample(STATES, len(things)), strict=True))
+        asked = draw.choice(things)
+        stated = " ".join(f"The {thing} is {state}." for thing, state in states.items())
+        yield Conversation("recall", [{"role": "user", "content": f"{stated} What is the {asked}?"},
+                                      {"role": "assistant", "content": f"The {asked} is {states[asked]}."}])
 
 
 def call(name: str, arguments: dict[str, Any]) -> Message:

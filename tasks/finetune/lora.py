@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pydantic import Field
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tasks import chat, params
+from tasks import chat
+from tasks.finetune.settings import LoraParams
 from tasks.stage import StageError
-
-
-class LoraParams(params.Section):
-    """The adapters: rank, strength, and the linear layers they sit on."""
-
-    rank: int = Field(ge=1, le=1024)
-    alpha: float = Field(gt=0, description="the update is scaled by alpha / rank")
-    targets: list[str] = Field(min_length=1, description="names of linear layers, e.g. q_proj")
-    max_merge_error: float = Field(gt=0, description="gate: largest |logit| difference that merging may make")
 
 
 def adapt(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, lora: LoraParams, seed: int) -> PeftModel:

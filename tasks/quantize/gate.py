@@ -8,21 +8,13 @@ distributions are apart. Round-to-nearest stands beside AWQ, so that what the se
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from transformers import LlamaForCausalLM
 
-from tasks import params, progress
+from tasks import progress
+from tasks.quantize.settings import GateParams
 from tasks.stage import StageError
 
 BATCH = 2  # windows at once: logits of 2 x 256 x 49,152 floats are 100 MB
-
-
-class GateParams(params.Section):
-    """How much held-out text the gate reads, and its limits."""
-
-    windows: int = Field(ge=1, le=10_000, description="windows of `quantize.length` tokens")
-    max_perplexity_ratio: float = Field(gt=1, description="int4 perplexity over full-precision perplexity")
-    min_agreement: float = Field(ge=0, le=1, description="least share of positions with the same most likely token")
 
 
 def compare(full: LlamaForCausalLM, candidates: dict[str, LlamaForCausalLM],

@@ -1,0 +1,49 @@
+"""The params of fine-tuning: data, adapters, schedules. Free of torch, so that a stage can read them before it loads."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tasks import params
+
+
+class ConversationsParams(params.Section):
+    """How many conversations of each kind, and the system turns they open with."""
+
+    facts: int = Field(ge=0, le=1_000_000, description="facts asked back, at most; the corpus may state fewer")
+    lookups: int = Field(ge=0, le=1_000_000, description="facts looked up through search, at most")
+    calls: int = Field(ge=0, le=1_000_000, description="exercises of the tool families")
+    arithmetic: int = Field(ge=0, le=1_000_000, description="three-digit arithmetic through the calculator")
+    recall: int = Field(ge=0, le=1_000_000, description="a value recalled among keyed ones")
+    systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
+
+
+class LoraParams(params.Section):
+    """The adapters: rank, strength, and the linear layers they sit on."""
+
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0, description="the update is scaled by alpha / rank")
+    targets: list[str] = Field(min_length=1, description="names of linear layers, e.g. q_proj")
+    max_merge_error: float = Field(gt=0, description="gate: largest |logit| difference that merging may make")
+
+
+class TrainingParams(params.Section):
+    """Optimizer and schedule of fine-tuning."""
+
+    epochs: int = Field(ge=1, le=1000)
+    batch: int = Field(ge=1, le=4096, description="conversations a step")
+    learning_rate: float = Field(gt=0, lt=1, description="peak, for AdamW")
+    warmup: float = Field(ge=0, lt=1, description="share of steps of linear warm-up; cosine to a tenth after it")
+    clip: float = Field(gt=0, description="largest gradient norm")
+    precision: str = Field(pattern="^(fp32|bf16)$", description="bf16 is autocast; weights stay fp32")
+    keep_every: int = Field(ge=1, description="steps between resume checkpoints")
+
+
+class SftParams(params.Section):
+    """Data, adapters and schedule of supervised fine-tuning."""
+
+    length: int = Field(ge=16, le=1_000_000, description="tokens of the longest conversation; longer ones are left out")
+    checked: int = Field(ge=1, le=10_000, description="conversations kept from training to watch the loss on")
+    conversations: ConversationsParams
+    lora: LoraParams
+    training: TrainingParams

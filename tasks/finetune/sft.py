@@ -1,0 +1,92 @@
+"""Supervised fine-tuning: a pretrained model learns to converse, to call tools and to copy their results.
+
+`python -m tasks.finetune.sft models/T/base data/corpus models/T/sft metrics/sft/T.json metrics/sft/T.csv --track T`
+
+Conversations are made from the corpus and the exercises (conversations.py), the assistant's tokens are learned
+(masking.py) by low-rank adapters (lora.py) in a loop that resumes (training.py), and the adapters are merged into a
+plain `from_pretrained` directory whose logits are those of the adapted model.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import csv
+import time
+from pathlib import Path
+
+from tasks import memory, params, stage
+from tasks.finetune.settings import SftParams
+from tasks.pretrain import parallel
+from tasks.pretrain.checkpoint import fingerprint
+from tasks.stage import Input, Output, StageError
+
+
+def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Output, *,
+        sft: SftParams, seed: int, runtime: params.Runtime) -> None:
+    """Fine-tune `base` into the model directory `model`; metrics and the loss curve (step, loss) beside it.
+
+    Raises StageError: unusable base, no conversation that fits, loss not finite, merge parity above its limit.
+    """
+    started = time.monotonic()
+    parallel.environment(runtime)
+    memory.keep_freed()
+    from tasks.finetune import checkpoint, lora, masking, training  # torch reads its environment once, when it loads
+    from tasks.finetune.conversations import conversations
+
+    checkpoint.steady(runtime.threads)
+    llama = checkpoint.load_model(base)
+    tokenizer = checkpoint.load_tokenizer(base, llama.config.vocab_size)
+    if sft.length > llama.config.max_position_embeddings:
+        raise StageError(f"sft.length = {sft.length} is beyond the model's {llama.config.max_position_embeddings} "
+                         "positions")
+    made = conversations(corpus, sft.conversations, seed)
+    examples, overlong = masking.fitting([masking.encode(each, tokenizer) for each in made], sft.length)
+    if len(examples) <= sft.checked:
+        raise StageError(f"{len(examples)} of {len(made)} conversations have at most {sft.length} tokens, "
+                         f"{sft.checked} of them are kept to check: ask for more or a longer sft.length")
+    checked, learned = examples[:sft.checked], examples[sft.checked:]
+    adapted = lora.adapt(llama, tokenizer, sft.lora, seed)
+    before = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
+    resume = resume_folder("sft", [base, corpus], sft, seed, runtime)
+    points = list(training.train(adapted, learned, sft.training, tokenizer.pad_token_id, seed, resume))
+    write_curve(curve, points)
+    after = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
+    probe, _ = masking.batch(checked[:4], tokenizer.pad_token_id)
+    merged, error = lora.merge(adapted, probe, sft.lora.max_merge_error)
+    checkpoint.save(merged, tokenizer, model)
+    stage.write_json(metrics, {
+        "conversations": dict(sorted(collections.Counter(each.kind for each in made).items())),
+        "overlong": overlong, "steps": len(points), "tokens": sum(len(each.ids) for each in learned),
+        "learned_tokens": sum(sum(each.learned) for each in learned),
+        "loss_before": before, "loss_after": after, "merge_error": error,
+        "merge_error_limit": sft.lora.max_merge_error,
+    })
+    atexit.register(stage.remove, resume)  # once the stage has published what it made
+    stage.write_timing(f"sft-{curve_name(base)}", {"seconds": round(time.monotonic() - started, 1)})
+
+
+def resume_folder(name: str, inputs: list[Path], section: params.Section, seed: int, runtime: params.Runtime) -> Path:
+    """Where a run of stage `name` keeps what it needs to resume: keyed by everything that changes its result."""
+    files = sorted(file for path in inputs for file in ([path] if path.is_file() else path.rglob("*"))
+                   if file.is_file())
+    values = {"params": section.model_dump(), "seed": seed, "threads": runtime.threads}
+    return Path(".resume") / name / fingerprint(values, files)
+
+
+def curve_name(base: Path) -> str:
+    """The track a model directory models/TRACK/... belongs to, for the name of its timing."""
+    return base.parent.name or base.name
+
+
+def write_curve(path: Path, points: list[tuple[int, int, float]]) -> None:
+    """The loss curve as csv: step, loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(("step", "loss"))
+        writer.writerows((step, f"{loss:.6f}") for step, _, loss in points)
+
+
+if __name__ == "__main__":
+    stage.run(sft)

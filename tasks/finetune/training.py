@@ -1,0 +1,117 @@
+"""The supervised loop: adapters learn the assistant's tokens, and a killed run ends in the same bytes.
+
+It is our own and short, where trl's SFTTrainer would do, for two reasons: batches are indexed by (seed, step) alone,
+so a resumed run sees what an undisturbed one would have seen; and what is kept to resume is the adapters and their
+optimizer, megabytes, written aside, sealed by checksums and forgotten when the run is done.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from tasks import progress
+from tasks.finetune import masking
+from tasks.finetune.masking import Example
+from tasks.finetune.settings import TrainingParams
+from tasks.pretrain.checkpoint import Checkpoints
+from tasks.stage import StageError
+
+POOL = 16  # batches whose conversations are sorted by length together: less padding, order still random
+
+
+def batches(examples: list[Example], training: TrainingParams, seed: int) -> list[list[Example]]:
+    """Every step's conversations, in order: each epoch shuffled by (seed, epoch), lengths alike within a batch."""
+    steps = []
+    for epoch in range(training.epochs):
+        draw = random.Random(f"{seed} {epoch}")
+        order = draw.sample(examples, len(examples))
+        pools = [order[at:at + POOL * training.batch] for at in range(0, len(order), POOL * training.batch)]
+        for pool in pools:
+            pool.sort(key=lambda example: len(example.ids))
+            cut = [pool[at:at + training.batch] for at in range(0, len(pool), training.batch)]
+            draw.shuffle(cut)
+            steps += cut
+    return steps
+
+
+def rate(step: int, steps: int, training: TrainingParams) -> float:
+    """Learning rate of `step` (from 0): linear warm-up, then cosine down to a tenth of the peak."""
+    warm = training.warmup * steps
+    if step < warm:
+        return training.learning_rate * (step + 1) / (warm + 1)
+    done = (step - warm) / max(1, steps - warm)
+    return training.learning_rate * (0.55 + 0.45 * math.cos(math.pi * done))
+
+
+def loss_of(model: torch.nn.Module, examples: list[Example], pad: int) -> torch.Tensor:
+    """Mean cross-entropy (nats) of the learned tokens of a batch; the head runs on these positions alone."""
+    ids, labels = masking.batch(examples, pad)
+    llama = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = llama.model(ids, attention_mask=None, use_cache=False).last_hidden_state[:, :-1]
+    learned = labels[:, 1:] != -100
+    logits = llama.lm_head(hidden[learned]).float()
+    return functional.cross_entropy(logits, labels[:, 1:][learned])
+
+
+def checked_loss(model: torch.nn.Module, examples: list[Example], pad: int) -> dict[str, float]:
+    """Mean loss (nats a learned token) by kind of conversation, over examples that are not trained on."""
+    model.eval()
+    losses = {}
+    with torch.inference_mode():
+        for kind in sorted({example.kind for example in examples}):
+            losses[kind] = round(loss_of(model, [e for e in examples if e.kind == kind], pad).item(), 6)
+    return losses
+
+
+def train(model: torch.nn.Module, examples: list[Example], training: TrainingParams, pad: int, seed: int,
+          resume: Path) -> Iterator[tuple[int, int, float]]:
+    """Train `model` in place; yields (step, steps, loss) after every step, those of an earlier, killed run first.
+
+    Resumes from the newest whole checkpoint under `resume`. Raises StageError where the loss is not finite.
+    """
+    steps = batches(examples, training, seed)
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    checkpoints = Checkpoints(resume)
+    losses: list[float] = []
+    if found := checkpoints.latest(lambda line: print(line, file=sys.stderr)):
+        folder, kept = found
+        state = torch.load(folder / "state.pt", weights_only=True)
+        model.load_state_dict(state["weights"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        losses = kept["losses"]
+        print(f"resuming after step {len(losses)} of {len(steps)}", file=sys.stderr)
+        for step, loss in enumerate(losses):
+            yield step, len(steps), loss
+    model.train()
+    bar = progress.track(total=len(steps), what="sft", unit="step")
+    bar.update(len(losses))
+    for step in range(len(losses), len(steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, len(steps), training)
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
+            loss = loss_of(model, steps[step], pad)
+        if not torch.isfinite(loss):
+            raise StageError(f"the loss is {loss.item()} at step {step}: lower the learning rate "
+                             f"({training.learning_rate})")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), training.clip)
+        optimizer.step()
+        losses.append(loss.item())
+        bar.update()
+        if (step + 1) % training.keep_every == 0 and step + 1 < len(steps):
+            partial = checkpoints.path(step + 1)
+            partial.mkdir(parents=True, exist_ok=True)
+            torch.save({"weights": {name: weight.detach() for name, weight in trained.items()},
+                        "optimizer": optimizer.state_dict()}, partial / "state.pt")
+            checkpoints.seal(step + 1, {"losses": losses})
+        yield step, len(steps), losses[-1]
+    bar.close()
