@@ -24,9 +24,9 @@ def event(value: dict[str, Any] | str) -> str:
 
 
 def completion_choice(index: int, request: Request, delta: Delta, words: Vocabulary, echo: str | None,
-                      offset: int) -> dict[str, Any]:
-    """A choice of /v1/completions. `echo`: the prompt's text when this delta opens an echoed answer; `offset`: where
-    in the whole text the delta stands."""
+                      offset: int = 0) -> tuple[dict[str, Any], int]:
+    """A choice of /v1/completions, and the text offset after it. `echo`: the prompt's text when this delta opens an
+    echoed answer; `offset`: where in the whole text its first token stands."""
     logprobs = None
     if request.logprobs is not None:
         told = ([None, *delta.prompt_logprobs] if echo is not None else []) + delta.logprobs
@@ -38,7 +38,8 @@ def completion_choice(index: int, request: Request, delta: Delta, words: Vocabul
             offset += len(words.pieces.get(token, b"").decode(errors="ignore"))
         logprobs = {"tokens": names, "token_logprobs": [entry and entry.logprob for entry in told],
                     "top_logprobs": [entry and legacy_top(entry, words) for entry in told], "text_offset": offsets}
-    return {"index": index, "text": (echo or "") + delta.text, "logprobs": logprobs, "finish_reason": delta.finish}
+    return {"index": index, "text": (echo or "") + delta.text, "logprobs": logprobs,
+            "finish_reason": delta.finish}, offset
 
 
 def legacy_top(entry: TokenLogprob, words: Vocabulary) -> dict[str, float]:

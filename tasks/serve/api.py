@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -86,7 +87,7 @@ def application(service: Service, api_key: str | None = None) -> FastAPI:
             return stream(completion_events(service, flight, body, head))
         whole = await flight.whole(http)
         choices = [answers.completion_choice(i, flight.requests[i], delta, service.vocabulary,
-                                             echoed(service, flight, body, i), 0) for i, delta in enumerate(whole)]
+                                             echoed(service, flight, body, i))[0] for i, delta in enumerate(whole)]
         return head | {"choices": choices, "usage": usage(flight, sum(len(delta.tokens) for delta in whole))}
 
     @app.post("/v1/chat/completions")
@@ -136,9 +137,8 @@ async def completion_events(service: Service, flight: Flight, body: CompletionBo
         if not (delta.tokens or delta.finish):
             return []
         delta.prompt_logprobs, echo, echoes[index] = told[index], echoes[index], None
-        choice = answers.completion_choice(index, flight.requests[index], delta, service.vocabulary, echo,
-                                           offsets[index])
-        offsets[index] += len(choice["text"])
+        choice, offsets[index] = answers.completion_choice(index, flight.requests[index], delta, service.vocabulary,
+                                                           echo, offsets[index])
         return [choice]
 
     async for line in events(flight, head, chunks, body):
@@ -249,6 +249,7 @@ def main() -> None:
     threads, slots = given.threads or runtime.threads, given.slots or runtime.slots
     port = runtime.port if given.port is None else given.port
     params.limit_threads(threads)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn drains, then raises the signal again
     try:
         serve(given.model, runtime, port, threads, slots)
     except ModelError as error:

@@ -52,7 +52,7 @@ class ServeBenchParams(params.Section):
     prompts: int = Field(ge=1, le=1000, description="prompts made from held-out text")
     prompt_characters: int = Field(ge=1, le=100_000, description="length of each")
     max_tokens: int = Field(ge=2, le=4096, description="tokens generated for each, the end of a turn ignored")
-    streams: list[int] = Field(min_length=1, description="how many requests are kept open at once, a round for each")
+    streams: list[int] = Field(min_length=1, description="requests kept open at once, a round for each; 1 is always run")
 
 
 @dataclass
@@ -113,20 +113,22 @@ def prompts(held_out: Path, limits: ServeBenchParams, seed: int) -> list[str]:
 async def drive(url: str, wanted: list[str], limits: ServeBenchParams) -> tuple[dict[str, Any], dict[str, Any]]:
     """(metrics, seconds of each round)."""
     server = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
-    total = len(wanted) * (1 + len(limits.streams)) + len(wanted) * len(CHOICES) + len(BAD_BODIES)
+    more = [n for n in limits.streams if n > 1]
+    total = len(wanted) * (1 + len(more)) + len(wanted) * len(CHOICES) + len(BAD_BODIES)
     with progress.track(total=total, what="serve", unit="request") as bar:
-        alone = await one_round(server, wanted, 1, limits.max_tokens, bar)  # also the warm-up
-        rounds = {n: await one_round(server, wanted, n, limits.max_tokens, bar) for n in limits.streams}
+        await server.completions.create(model="default", prompt=wanted[0], max_tokens=1)  # the first is slower
+        alone = await one_round(server, wanted, 1, limits.max_tokens, bar)
+        rounds = {n: await one_round(server, wanted, n, limits.max_tokens, bar) for n in more}
         calls = [await call(server, text, choice, bar) for text in wanted for choice in CHOICES]
         errors = [await refusal(server, *bad, bar) for bad in BAD_BODIES]
     texts = [text for done in rounds.values() for text in done.texts]
     parity = sum(text == alone.texts[i % len(wanted)] for i, text in enumerate(texts))
-    complete = [done for done in (alone, *rounds.values())]
+    complete = [alone, *rounds.values()]
     return ({"requests": len(wanted) * len(complete), "completed": sum(len(done.texts) for done in complete),
              "tokens": sum(done.tokens for done in complete), "compared": len(texts), "parity": parity,
              "calls": len(calls), "calls_valid": sum(calls), "errors": len(errors), "errors_right": sum(errors),
-             "streams": limits.streams},
-            {str(n): seconds(done) for n, done in rounds.items()})
+             "streams": [1, *more]},
+            {str(n): seconds(done) for n, done in {1: alone, **rounds}.items()})
 
 
 async def one_round(server: openai.AsyncOpenAI, wanted: list[str], streams: int, tokens: int, bar: Any) -> Round:

@@ -91,6 +91,7 @@ class Engine:
             if self.closing:
                 return
             planned = self.scheduler.plan()
+            self.gauge()
             if planned:
                 try:
                     self.step(planned)

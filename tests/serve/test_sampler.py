@@ -1,0 +1,52 @@
+"""Sampling against its definitions."""
+
+import numpy as np
+import pytest
+
+from tasks.serve.engine.sampler import Sampling, adjusted, choose, logprob, log_softmax
+
+LOGITS = np.array([2.0, 1.0, 0.0, -1.0, 3.0], np.float32)
+
+
+def draws(sampling, allowed=None, count=4000):
+    generator = np.random.default_rng(0)
+    return np.bincount([choose(LOGITS, sampling, generator, allowed) for _ in range(count)], minlength=5) / count
+
+
+def test_temperature_one_is_the_softmax():
+    expected = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    assert np.abs(draws(Sampling(temperature=1)) - expected).max() < 0.025
+
+
+def test_temperature_flattens_and_zero_is_greedy():
+    expected = np.exp(LOGITS / 2) / np.exp(LOGITS / 2).sum()
+    assert np.abs(draws(Sampling(temperature=2)) - expected).max() < 0.025
+    assert draws(Sampling(temperature=0), count=3)[4] == 1
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    probabilities = np.sort(np.exp(LOGITS) / np.exp(LOGITS).sum())[::-1]  # .64 .23 .09 ...
+    kept = draws(Sampling(temperature=1, top_p=0.8)) > 0
+    assert probabilities[0] < 0.8 < probabilities[:2].sum() and kept.tolist() == [True, False, False, False, True]
+    assert draws(Sampling(temperature=1, top_p=1e-9), count=20)[4] == 1
+
+
+def test_top_k_and_the_mask():
+    assert (draws(Sampling(temperature=1, top_k=2)) > 0).tolist() == [True, False, False, False, True]
+    allowed = np.array([False, True, True, False, False])
+    assert (draws(Sampling(temperature=1), allowed) > 0).tolist() == allowed.tolist()
+    assert choose(LOGITS, Sampling(temperature=0), np.random.default_rng(), allowed) == 1
+
+
+def test_penalties_and_bias_are_openais():
+    sampling = Sampling(logit_bias={1: 5.0}, presence_penalty=0.5, frequency_penalty=0.25)
+    found = adjusted(LOGITS, sampling, [4, 4, 0])
+    assert found == pytest.approx([2 - 0.75, 6, 0, -1, 3 - 1.0])
+    assert adjusted(LOGITS, Sampling(), [1]) is LOGITS
+
+
+def test_logprobs():
+    assert np.exp(log_softmax(LOGITS)).sum() == pytest.approx(1)
+    entry = logprob(LOGITS, 2, 2)
+    assert entry.logprob == pytest.approx(0 - np.log(np.exp(LOGITS).sum()), abs=1e-6)
+    assert [token for token, _ in entry.top] == [4, 0]
