@@ -27,7 +27,6 @@ from prefect import flow, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.exceptions import MissingResult, UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Crashed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -76,10 +75,13 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console) 
       task_runner=ThreadPoolTaskRunner(max_workers=TOGETHER))
 def chain(workspace: str, profile: str, commit: str) -> State:
     """Run every stage of `workspace` that is not up to date; one task run for each stage, whatever its end."""
-    stages = graph.read(Path(workspace))
-    dirty = stale(Path(workspace))
-    if dirty:
-        judge(workspace)
+    try:
+        stages = graph.read(Path(workspace))
+        dirty = stale(Path(workspace))
+        if dirty:
+            judge(workspace)
+    except (graph.GraphError, ParamsError, DvcException) as error:
+        return Failed(message=" ".join(str(error).split()))
     console = Console(max(len(stage.name) for stage in stages))
     try:
         states = schedule(stages, dirty, workspace, console)
@@ -215,17 +217,6 @@ def commit_of(workspace: Path) -> str:
     return (git("rev-parse", "--short=8", "HEAD") or "uncommitted") + ("+" if git("status", "--porcelain") else "")
 
 
-def complaint(state: State) -> list[str]:
-    """One line for each stage that failed, or for the exception that ended the flow."""
-    try:
-        fault = state.result(raise_on_failure=False)
-    except MissingResult:
-        fault = None
-    if isinstance(fault, Exception) and not isinstance(fault, UnfinishedRun):
-        return [" ".join(str(fault).split()) or type(fault).__name__]
-    return (state.message or f"the run ended as {state.name}").splitlines()
-
-
 def main() -> int:
     """Run the chain in the working directory: 0 all well, 1 a stage failed, 2 nothing could be run, 130 stopped."""
     parser = argparse.ArgumentParser(prog="python -m flows.chain", description=__doc__,
@@ -252,7 +243,7 @@ def main() -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if not state.is_completed():
-        for line in complaint(state):
+        for line in (state.message or f"the run ended as {state.name}").splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 1
     print(f"{state.message}", flush=True)
