@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tasks import chat, params, stage
-from tasks.pretrain import parallel
+from tasks.finetune import environment
 from tasks.stage import Input, Output, StageError
 
 
@@ -37,10 +37,9 @@ def adopt(package: Input, model: Output, *, adopt: AdoptParams, runtime: params.
 
     Raises StageError: no GGUF or several, truncated file, another architecture, weights not finite, probe failed.
     """
-    parallel.environment(runtime)
+    environment.prepare(runtime)
     from tasks.finetune import checkpoint
 
-    checkpoint.steady(runtime.threads)
     file = find_gguf(package)
     pre_tokenizer = inspect_gguf(file)
     llama, tokenizer = load_gguf(file)

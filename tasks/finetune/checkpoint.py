@@ -20,13 +20,6 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-def steady(threads: int) -> None:
-    """Make torch of this process compute the same bytes every time, on `threads` threads."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory it did not write
-
-
 def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """The Llama in `directory` on the CPU as `dtype`, in eval mode.
 

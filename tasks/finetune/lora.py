@@ -11,22 +11,27 @@ from tasks.finetune.settings import LoraParams
 from tasks.stage import StageError
 
 
-def adapt(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, lora: LoraParams, seed: int) -> PeftModel:
-    """`model` with trainable adapters; the rest is frozen, save the embedding rows of the chat tokens.
-
-    A model pretrained on documents alone never saw `<|im_start|>` or `<|im_end|>`: without rows of their own it could
-    not tell them apart. The rows are trained through the tied head too. Raises StageError on a target that is none.
-    """
+def configuration(model: LlamaForCausalLM, lora: LoraParams, rows: list[int] | None = None) -> LoraConfig:
+    """peft's configuration; `rows` of the embedding are trained too. Raises StageError on a target that is none."""
     names = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     unknown = sorted(set(lora.targets) - names)
     if unknown:
         raise StageError(f"lora.targets: no linear layer is called {', '.join(unknown)} (there are "
                          f"{', '.join(sorted(names))})")
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=sorted(lora.targets), lora_dropout=0.0,
+                      bias="none", task_type="CAUSAL_LM",
+                      trainable_token_indices={"embed_tokens": sorted(rows)} if rows else None)
+
+
+def adapt(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, lora: LoraParams, seed: int) -> PeftModel:
+    """`model` with trainable adapters; the rest is frozen, save the embedding rows of the chat tokens.
+
+    A model pretrained on documents alone never saw `<|im_start|>` or `<|im_end|>`: without rows of their own it could
+    not tell them apart. The rows are trained through the tied head too.
+    """
+    rows = tokenizer.convert_tokens_to_ids([chat.START, chat.END])
     torch.manual_seed(seed)
-    rows = sorted(tokenizer.convert_tokens_to_ids([chat.START, chat.END]))
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=sorted(lora.targets), lora_dropout=0.0,
-                        bias="none", task_type="CAUSAL_LM", trainable_token_indices={"embed_tokens": rows})
-    return get_peft_model(model, config)
+    return get_peft_model(model, configuration(model, lora, rows))
 
 
 def merge(adapted: PeftModel, probe: torch.Tensor, limit: float) -> tuple[LlamaForCausalLM, float]:

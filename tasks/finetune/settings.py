@@ -47,3 +47,18 @@ class SftParams(params.Section):
     conversations: ConversationsParams
     lora: LoraParams
     training: TrainingParams
+
+
+class PreferenceParams(params.Section):
+    """Direct preference optimization: pairs, strength, schedule."""
+
+    pairs: int = Field(ge=1, le=1_000_000, description="pairs trained on, from the exercises' training split")
+    checked: int = Field(ge=1, le=10_000, description="pairs of held-out arguments that accuracy is measured on")
+    length: int = Field(ge=16, le=1_000_000, description="tokens of the longest pair; longer ones are left out")
+    beta: float = Field(gt=0, description="how strongly the reference model holds")
+    anchor: float = Field(ge=0, description="weight of the chosen call's own cross-entropy beside the DPO loss")
+    batch: int = Field(ge=1, le=4096, description="pairs a step")
+    epochs: int = Field(ge=1, le=100)
+    learning_rate: float = Field(gt=0, lt=1)
+    min_accuracy: float = Field(ge=0, le=1, description="gate: least share of held-out pairs ranked right after it")
+    lora: LoraParams

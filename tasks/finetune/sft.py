@@ -15,9 +15,9 @@ import csv
 import time
 from pathlib import Path
 
-from tasks import memory, params, stage
+from tasks import params, stage
+from tasks.finetune import environment
 from tasks.finetune.settings import SftParams
-from tasks.pretrain import parallel
 from tasks.pretrain.checkpoint import fingerprint
 from tasks.stage import Input, Output, StageError
 
@@ -29,12 +29,10 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     Raises StageError: unusable base, no conversation that fits, loss not finite, merge parity above its limit.
     """
     started = time.monotonic()
-    parallel.environment(runtime)
-    memory.keep_freed()
-    from tasks.finetune import checkpoint, lora, masking, training  # torch reads its environment once, when it loads
+    environment.prepare(runtime)
+    from tasks.finetune import checkpoint, lora, masking, training
     from tasks.finetune.conversations import conversations
 
-    checkpoint.steady(runtime.threads)
     llama = checkpoint.load_model(base)
     tokenizer = checkpoint.load_tokenizer(base, llama.config.vocab_size)
     if sft.length > llama.config.max_position_embeddings:

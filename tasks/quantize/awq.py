@@ -14,7 +14,7 @@ import copy
 
 from tasks import params, stage
 from tasks.data import documents
-from tasks.pretrain import parallel
+from tasks.finetune import environment
 from tasks.quantize.settings import QuantizeParams
 from tasks.stage import Input, Output, StageError
 
@@ -22,11 +22,10 @@ from tasks.stage import Input, Output, StageError
 def awq(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics: Output, *,
         quantize: QuantizeParams, seed: int, runtime: params.Runtime) -> None:
     """Write the int4 directory of `model` and its scores. Raises StageError where a limit of the gate is missed."""
-    parallel.environment(runtime)
-    from tasks.finetune import checkpoint  # torch reads its environment once, when it loads
+    environment.prepare(runtime)
+    from tasks.finetune import checkpoint
     from tasks.quantize import formats, gate, layers, passages
 
-    checkpoint.steady(runtime.threads)
     full = checkpoint.load_model(model)
     tokenizer = checkpoint.load_tokenizer(model, full.config.vocab_size)
     if quantize.length > full.config.max_position_embeddings:
