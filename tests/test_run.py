@@ -23,7 +23,7 @@ def checkout(tmp_path):
         shutil.copy2(ROOT / name, root / name)
     (root / "profiles/tiny.yaml").write_text("{}\n")
     (root / "bin").mkdir()
-    for name in ("bash", "cat", "cut", "dirname", "flock", "git", "grep", "ls", "mkdir", "sed", "sleep", "tail", "tr"):
+    for name in "bash cat chmod cut dirname flock git grep ls mkdir sed sleep tail tr".split():
         if found := shutil.which(name):
             (root / "bin" / name).symlink_to(found)
     return root
@@ -45,7 +45,7 @@ def run(root: Path, *words: str, code: int = 0, cwd: Path | None = None) -> subp
 
 def test_help_lists_the_commands_and_profiles(checkout, tmp_path):
     text = run(checkout, "--help", cwd=tmp_path).stdout
-    for word in ("./run test", "./run chat", "./run serve", "./run repro", "./run ui", "./run doctor", "--profile NAME"):
+    for word in ("./run test", "./run chat", "./run serve", "./run repro", "./run ui", "./run doctor", "--profile"):
         assert word in text
     assert "profiles: tiny" in text
 
@@ -76,7 +76,6 @@ case "$*" in
   *"-m pip install"*) echo "Location '/x' is ignored: it is either a non-existing path or lacks a scheme"
                       echo "ERROR: no matching distribution found for torch"; exit 1 ;;
 esac''')
-    (checkout / "bin/chmod").symlink_to(shutil.which("chmod"))
     done = run(checkout, "setup", code=1)
     assert "ERROR: no matching distribution found for torch" in done.stderr
     assert "is ignored" not in done.stderr
@@ -91,7 +90,6 @@ echo "$*" >> "$(dirname "$0")/calls"
 case "$*" in
   *"-m venv"*) mkdir -p "${@: -1}/bin"; cat "$0" > "${@: -1}/bin/python"; chmod +x "${@: -1}/bin/python" ;;
 esac''')
-    (checkout / "bin/chmod").symlink_to(shutil.which("chmod"))
     calls = checkout / ".venv/bin/calls"
     run(checkout, "setup")
     assert "--group test -c constraints.txt" in calls.read_text()

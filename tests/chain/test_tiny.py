@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 def copy_of_checkout(place: Path) -> Path:
-    """This checkout's files as they are, committed to a repository of their own, with an installation that is ours."""
+    """This checkout's files as they are, committed to a repository of their own, with our installation."""
     place.mkdir(parents=True)
     for path in workspace.files(ROOT):
         (place / path).parent.mkdir(parents=True, exist_ok=True)
@@ -140,9 +140,10 @@ def test_again_is_nothing_to_do_and_the_end_says_where_all_is(killed_and_resumed
     assert (inside / "report/index.html").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("words", [["status", "--json"], ["dag"], ["metrics", "show"], ["plots", "show", "-o", "plots"]])
-def test_dvc_users_find_what_they_expect(killed_and_resumed, words):
+@pytest.mark.parametrize("command", ["status --json", "dag", "metrics show", "plots show -o .runtime/plots"])
+def test_dvc_users_find_what_they_expect(killed_and_resumed, command):
     checkout, _ = killed_and_resumed
+    words = command.split()
     done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=checkout / ".profiles/tiny", capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr
