@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 from scrapy.crawler import CrawlerProcess
+from w3lib.url import canonicalize_url
 
 from tasks import params, stage
 from tasks.data import site, warc
@@ -81,19 +82,21 @@ def crawl(sources: Input, pages: Output, metrics: Output, *, crawl: CrawlParams)
             refuse_private(seed.url)
     pages.mkdir()
     table = {ready.name: take(ready, pages) for ready in crawl.warcs}
-    sites = [Site(name, known[name]["url"]) for name in sorted(origins)] + [Site(s.name, s.url) for s in crawl.seeds]
+    sites = [Site(name, known[name]["url"]) for name in sorted(origins)] + [
+        Site(seed.name, canonicalize_url(seed.url)) for seed in crawl.seeds]
+    traffic = {"requests": 0, "retries": 0}
     if sites:
         resume = RESUME / fingerprint(sources, crawl)
-        walk(sites, {about["url"]: folder for about, folder in origins.values()}, crawl, resume)
+        traffic = walk(sites, {about["url"]: folder for about, folder in origins.values()}, crawl, resume)
         for one in sites:
             write(one, known[one.name], pages, crawl)
             dropped = dict(sorted(one.dropped.items()))
             table[one.name] = {"pages": len(one.pages), "bytes": one.bytes, "dropped": dropped}
-        shutil.rmtree(resume)
+        shutil.rmtree(RESUME)
     stage.write_json(pages / "origins.json", {
         name: {"licence": about["licence"], "language": about["language"]} for name, about in known.items()})
     stage.write_json(metrics, table)
-    stage.write_timing("crawl", {"seconds": round(time.monotonic() - started, 2)})
+    stage.write_timing("crawl", {"seconds": round(time.monotonic() - started, 2)} | traffic)
 
 
 def unpacked(sources: Path) -> dict[str, tuple[dict[str, Any], Path]]:
@@ -141,8 +144,11 @@ def fingerprint(sources: Path, crawl: CrawlParams) -> str:
     return state.hexdigest()[:16]
 
 
-def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume: Path) -> None:
-    """Crawl `sites`, filling in their pages. Raises StageError where a seed gave no page, OSError on a full disk."""
+def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume: Path) -> dict[str, int]:
+    """Crawl `sites`, filling in their pages; returns how many requests and retries it took.
+
+    Raises StageError where a seed gave no page, OSError on a full disk.
+    """
     records = resume / "records"
     records.mkdir(parents=True, exist_ok=True)
     served = {urlsplit(url).netloc for url in folders}
@@ -165,9 +171,13 @@ def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume
         raise StageError(f"crawl: {wrong} pages could not be read by the spider: see {resume}/crawl.log")
     for one in sites:
         if not one.pages:
+            if one.left:
+                raise StageError(f"crawl: seed {one.url} redirects to {one.left}, out of its scope: make that the seed")
             why = ", ".join(f"{reason} x{count}" for reason, count in sorted(one.dropped.items()))
             raise StageError(f"crawl: seed {one.url} is unreachable: no page was fetched ({why}); "
                              "correct crawl.seeds or check the network")
+    counts = crawler.stats.get_stats()
+    return {"requests": counts.get("downloader/request_count", 0), "retries": counts.get("retry/count", 0)}
 
 
 def settings(crawl: CrawlParams, served: set[str], resume: Path) -> dict[str, Any]:
@@ -184,7 +194,7 @@ def settings(crawl: CrawlParams, served: set[str], resume: Path) -> dict[str, An
         "HTTPCACHE_ENABLED": True, "HTTPCACHE_STORAGE": "tasks.data.spider.Kept",
         "HTTPCACHE_DIR": str((resume / "answers").absolute()),
         "HTTPCACHE_IGNORE_HTTP_CODES": [408, 429, *range(500, 600)],
-        "TELNETCONSOLE_ENABLED": False, "LOG_LEVEL": "INFO", "LOG_FILE": str(resume / "crawl.log"),
+        "TELNETCONSOLE_ENABLED": False, "REMOTE_CONTROL_ENABLED": False, "LOG_LEVEL": "INFO", "LOG_FILE": str(resume / "crawl.log"),
         "LOG_FILE_APPEND": True,
     }
 

@@ -11,12 +11,12 @@ import json
 import time
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks import params, stage
 from tasks.data import executor, retention
 from tasks.data.documents import WriteShards
-from tasks.data.pages import Extract, ReadPages
+from tasks.data.pages import Extract, ReadPages, content
 from tasks.stage import Input, Output, StageError
 
 
@@ -26,6 +26,17 @@ class ExtractParams(params.Section):
     characters: int = Field(ge=1, description="a shorter document is dropped")
     page_bytes: int = Field(ge=1024, le=1 << 30, description="a larger page is dropped")
     skip: list[str] = Field(description="CSS selectors of what is not content on these sites")
+
+    @field_validator("skip")
+    @classmethod
+    def selectors(cls, skip: list[str]) -> list[str]:
+        """Refuse a selector here that would else cost every page."""
+        for selector in skip:
+            try:
+                content("<p>x</p>", [selector])
+            except Exception as error:
+                raise ValueError(f"{selector!r} is not a CSS selector ({error})") from None
+        return skip
 
 
 def extract(crawl: Input, sources: Input, extracted: Output, rejected: Output, metrics: Output, *,

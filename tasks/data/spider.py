@@ -46,11 +46,12 @@ class Site:
     bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     asked: int = 0
+    left: str | None = None  # where a redirect would have led out of the site
 
     def holds(self, url: str) -> bool:
         """Whether `url` is in scope: same host and port, below the folder of the seed."""
         own, other = urlsplit(self.url), urlsplit(url)
-        return own.netloc == other.netloc and other.path.startswith(own.path.rpartition("/")[0] + "/")
+        return own.netloc == other.netloc and (other.path or "/").startswith(own.path.rpartition("/")[0] + "/")
 
 
 class PageSpider(scrapy.Spider):
@@ -73,6 +74,7 @@ class PageSpider(scrapy.Spider):
         """Scrapy's constructor; also asks to be told when a level is done."""
         spider = super().from_crawler(crawler, *args, **kwargs)
         crawler.signals.connect(spider.next_level, signals.spider_idle)
+        crawler.signals.connect(spider.slow_down, signals.robots_parsed)
         return spider
 
     async def start(self) -> AsyncIterator[Request]:
@@ -90,6 +92,16 @@ class PageSpider(scrapy.Spider):
             if requests:
                 raise DontCloseSpider
         self.bar.close()
+
+    def slow_down(self, robotparser: Any, request: Request) -> None:
+        """Keep the Crawl-delay of a public host's robots.txt where it is longer than ours; Scrapy does not."""
+        asked = robotparser.crawl_delay(self.settings["USER_AGENT"]) or 0
+        if urlsplit(request.url).netloc not in self.ports and asked > self.settings.getfloat("DOWNLOAD_DELAY"):
+            downloader = self.crawler.engine.downloader
+            key = downloader.get_slot_key(request)
+            downloader.per_slot_settings[key] = {"delay": asked, "concurrency": 1}
+            if key in downloader.slots:
+                downloader.slots[key].delay = asked
 
     def requests(self) -> list[Request]:
         """Requests for the links found and not yet asked for, sorted, within each site's page limit."""
@@ -175,6 +187,7 @@ class Scope:
         """Let requests in scope pass. Raises IgnoreRequest for others."""
         site = request.cb_kwargs.get("site")
         if site is not None and not site.holds(request.url):
+            site.left = request.url
             raise IgnoreRequest("out of scope")
 
 

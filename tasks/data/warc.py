@@ -21,6 +21,7 @@ from tasks.stage import StageError
 
 SOFTWARE = "Catena/0.1"
 BLOCK = 1 << 20
+END = b"\r\n\r\n"  # of every record
 # of one transfer or one moment, not of the page; the payload is kept decoded
 PASSING = {"date", "age", "expires", "set-cookie", "connection", "keep-alive", "transfer-encoding",
            "content-encoding", "content-length", "alt-svc", "strict-transport-security"}
@@ -58,20 +59,17 @@ def information(name: str, fields: dict[str, str], date: str) -> bytes:
 def check(path: Path) -> int:
     """Read a ready WARC from end to end; returns its number of responses.
 
-    Raises StageError with the file and the place where it is cut off, is no WARC, or a payload's digest is wrong.
+    Raises StageError with the file and the place where it is cut off, or where it is no WARC of pages.
     """
     responses = 0
     whole(path)
     with path.open("rb") as stream:
         try:
             for record in ArchiveIterator(stream, parse_http=False):
-                if record.record_type == WarcRecordType.response:
-                    length = int(record.headers.get("Content-Length") or -1)
-                    if len(record.reader.read()) != length:
-                        url = record.headers.get("WARC-Target-URI")
-                        raise StageError(f"{path} is truncated in the record of {url}: "
-                                         "fetch it again, or take it out of crawl.warcs")
-                    responses += 1
+                length = int(record.headers.get("Content-Length") or -1)
+                if len(record.reader.read()) != length:
+                    raise cut(path, f"in the record {record.record_id}")
+                responses += record.record_type == WarcRecordType.response
         except (OSError, ValueError) as error:
             raise StageError(f"{path} is not a readable WARC ({error}): take it out of crawl.warcs") from None
     if not responses:
@@ -80,15 +78,20 @@ def check(path: Path) -> int:
 
 
 def whole(path: Path) -> None:
-    """Raise StageError where a gzipped file is cut off or damaged; the WARC reader itself would stop in silence."""
+    """Raise StageError where a file is cut off or damaged; the WARC reader itself would stop there in silence."""
+    read, tail = 0, b""
     with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return
-    read = 0
+        packed = file.read(2) == b"\x1f\x8b"
     try:
-        with gzip.open(path) as stream:
+        with gzip.open(path) if packed else path.open("rb") as stream:
             while block := stream.read(BLOCK):
-                read += len(block)
+                read, tail = read + len(block), (tail + block)[-len(END):]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise StageError(f"{path} is truncated or damaged after {read} unpacked bytes ({error}): fetch it again, "
-                         "or take it out of crawl.warcs") from None
+        raise cut(path, f"after {read} unpacked bytes ({error})") from None
+    if tail != END:
+        raise cut(path, f"after {read} bytes (a record ends in two empty lines)")
+
+
+def cut(path: Path, where: str) -> StageError:
+    """The error of a file that is not whole."""
+    return StageError(f"{path} is truncated or damaged {where}: fetch it again, or take it out of crawl.warcs")

@@ -13,9 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from warcio.archiveiterator import ArchiveIterator
+
+from tasks import stage
+from tasks.data import warc
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("web", Path(__file__).with_name("web.py"))
@@ -150,7 +154,7 @@ def test_a_second_crawl_gives_the_same_bytes(web, crawled, tmp_path):
     done = run(workspace(tmp_path, seeds=seed(web.url + "/docs/")))
     assert done.returncode == 0, done.stderr
     assert digest(tmp_path / "data/crawl") == digest(crawled[0] / "data/crawl")
-    assert not list((tmp_path / ".resume/crawl").iterdir())
+    assert not (tmp_path / ".resume/crawl").exists()
 
 
 def test_killed_crawl_resumes_to_the_same_bytes(web, crawled, tmp_path):
@@ -192,7 +196,7 @@ def test_page_limit_is_exact_and_deterministic(web, tmp_path):
 
 
 def test_delay_is_kept_between_requests(tmp_path):
-    """Seven requests to one host at 0.8 s (Scrapy's jitter: from half of it) take a second longer than without."""
+    """Seven requests to one host at 0.8 s (jitter: from half of it) take a second longer; by Crawl-delay too."""
     served = web_module.Web()
     page = {"Content-Type": "text/html"}
     served.pages = {"/": (200, page, web_module.html("R", "1", "2", "3", "4", "5")),
@@ -203,10 +207,14 @@ def test_delay_is_kept_between_requests(tmp_path):
         middle = time.monotonic()
         slow = run(workspace(tmp_path / "slow", seeds=seed(served.url + "/"), delay=0.8))
         ended = time.monotonic()
+        served.pages["/robots.txt"] = (200, {"Content-Type": "text/plain"}, b"User-agent: *\nCrawl-delay: 0.8\n")
+        asked = run(workspace(tmp_path / "asked", seeds=seed(served.url + "/")))
+        last = time.monotonic()
     finally:
         served.close()
-    assert fast.returncode == slow.returncode == 0
+    assert fast.returncode == slow.returncode == asked.returncode == 0
     assert (ended - middle) - (middle - started) > 1.0
+    assert (last - ended) - (middle - started) > 1.0
 
 
 def test_unpacked_sites_are_recorded_under_their_address(tmp_path):
@@ -238,6 +246,22 @@ def test_unreachable_seed_is_one_line_and_keeps_what_was(tmp_path):
     assert digest(cwd / "data/crawl") == {"old": b"old"}
 
 
+def test_seed_that_redirects_elsewhere_names_the_place(web, tmp_path):
+    """The one page asked for leads out of the site: say where, not just that nothing came."""
+    web.pages["/moved/"] = (301, {"Location": "/docs/"}, b"")
+    line = failure(run(workspace(tmp_path, seeds=seed(web.url + "/moved/"))))
+    assert f"{web.url}/moved/ redirects to {web.url}/docs/" in line
+
+
+def test_seed_without_a_path(web, tmp_path):
+    """A bare host is its root, and all of it is in scope."""
+    web.pages["/"] = (200, {"Content-Type": "text/html"}, web_module.html("Root", "docs/d.html", "other/out.html"))
+    done = run(workspace(tmp_path, seeds=seed(web.url), depth=1))
+    assert done.returncode == 0, done.stderr
+    found = [url.removeprefix(web.url) for url in records(tmp_path / "data/crawl")]
+    assert found == ["/", "/docs/d.html", "/other/out.html"]
+
+
 def test_seed_that_does_not_resolve(tmp_path):
     """A host without address is named."""
     cwd = workspace(tmp_path, seeds=seed("http://no-such-host.invalid/"), allow_private=False)
@@ -251,6 +275,23 @@ def test_private_seed_is_refused(web, tmp_path):
     line = failure(run(workspace(tmp_path, seeds=seed(web.url + "/docs/"), allow_private=False)))
     assert "127.0.0.1" in line and "crawl.allow_private" in line
     assert not web.asked
+
+
+def test_nothing_listens_while_it_crawls(web, tmp_path):
+    """Scrapy's telnet console and remote control stay off: no socket of the stage accepts connections from outside."""
+    web.delay = 0.5
+    line, how = command(workspace(tmp_path, seeds=seed(web.url + "/docs/"), depth=1))
+    process = subprocess.Popen(line, **how)
+    try:
+        until = time.monotonic() + 40
+        while time.monotonic() < until and len(list(tmp_path.glob(".resume/crawl/*/answers/*"))) < 3:
+            time.sleep(0.02)
+        listening = [each for each in psutil.Process(process.pid).net_connections() if each.status == "LISTEN"]
+    finally:
+        web.delay = 0.0
+        process.kill()
+        process.communicate()
+    assert len(listening) == 1 and listening[0].laddr.ip == "127.0.0.1", listening
 
 
 def test_nothing_to_crawl(tmp_path):
@@ -279,17 +320,29 @@ def test_ready_warc_is_taken_as_it_is(crawled, tmp_path):
     assert json.loads((tmp_path / "metrics/crawl.json").read_text())["ready"]["pages"] == 4
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_truncated_warc_is_one_line(crawled, tmp_path, packed):
-    """Cut in the middle, gzipped or plain, or no WARC at all."""
+def test_truncated_warc_is_one_line(crawled, tmp_path):
+    """Cut in the middle: the file, what is wrong, what to do."""
     data = (crawled[0] / "data/crawl/site-00000.warc.gz").read_bytes()
-    data = data if packed else gzip.decompress(data)
-    cut = tmp_path / "cut.warc"
+    cut = tmp_path / "cut.warc.gz"
     cut.write_bytes(data[:len(data) - 700])
     line = failure(run(workspace(tmp_path, warcs=ready(cut))))
-    assert str(cut) in line and "truncated" in line
-    cut.write_bytes(b"<html>not a WARC at all</html>" * 50)
-    assert str(cut) in failure(run(workspace(tmp_path, warcs=ready(cut))))
+    assert str(cut) in line and "truncated" in line and "crawl.warcs" in line
+
+
+def test_damaged_warcs_are_noticed(crawled, tmp_path):
+    """Plain and cut at any place, cut between gzip members' bytes, or no WARC at all."""
+    data = (crawled[0] / "data/crawl/site-00000.warc.gz").read_bytes()
+    plain = gzip.decompress(data)
+    cut = tmp_path / "cut.warc"
+    cut.write_bytes(plain)
+    assert warc.check(cut) == 4
+    last = plain.rindex(b"WARC/1.0")
+    inside = [plain[:length] for length in range(last + 40, len(plain) - 8, 397)]
+    broken = [*inside, data[:-3], data[:100], b"<html>not a WARC at all</html>" * 50, b""]
+    for case in broken:
+        cut.write_bytes(case)
+        with pytest.raises(stage.StageError, match="cut.warc"):
+            warc.check(cut)
 
 
 def test_full_disk_is_one_line_and_keeps_what_was(web, tmp_path):

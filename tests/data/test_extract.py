@@ -124,6 +124,12 @@ def test_navigation_and_selectors_are_left_out():
     assert "bridge" in text and "Home" not in text and "Menu" not in text
 
 
+def test_a_selector_that_is_none_names_its_key():
+    """Refused before any page is read."""
+    with pytest.raises(params.ParamsError, match="extract.skip.*a:::b"):
+        params.section(ExtractParams, "extract", {"extract": {"characters": 1, "page_bytes": 2000, "skip": ["a:::b["]}})
+
+
 def test_normal_text():
     """Composed, without control characters, pilcrows, odd blanks."""
     assert pages.normal("  cafe\u0301\u00a0x \u200b¶\r\n\r\n\n\nb\x00\ufeff ") == "café x\n\nb"
@@ -155,7 +161,7 @@ def test_truncated_warc_is_one_line_and_keeps_what_was(crawl, workers):
     before = tree("out")
     path = crawl / "b-00000.warc.gz"
     path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(stage.StageError, match="b-00000.warc.gz is truncated"):
+    with pytest.raises(stage.StageError, match="b-00000.warc.gz is truncated or damaged"):
         run("out", workers)
     assert tree("out") == before
 
