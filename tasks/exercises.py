@@ -126,7 +126,7 @@ WORDS = ("engine", "window", "session", "column", "garden", "planet", "silver", 
 
 def is_held_out(tool: str, arguments: dict[str, Any]) -> bool:
     """Whether a call belongs to evaluation: a hash of the call alone decides, whatever the seed or phrasing."""
-    digest = hashlib.sha256(json.dumps([tool, arguments], ensure_ascii=False).encode()).digest()
+    digest = hashlib.sha256(json.dumps([tool, arguments], sort_keys=True).encode()).digest()
     return int.from_bytes(digest[:8], "big") < HELD_OUT * 2**64
 
 

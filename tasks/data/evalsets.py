@@ -50,10 +50,10 @@ class EvalsetsParams(Section):
 
 
 def write(path: Path, made: Iterable[dict[str, Any]]) -> None:
-    """One JSON line an item, in the order of the ids."""
+    """One JSON line an item, in the order of the ids; keys as they come, for arguments stand in their tool's order."""
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for item in sorted(made, key=lambda item: item["id"]):
-            out.write(json.dumps(item, ensure_ascii=False, sort_keys=True) + "\n")
+            out.write(json.dumps(item, ensure_ascii=False) + "\n")
 
 
 def external(sets: Iterable[ExternalSet]) -> Iterator[dict[str, Any]]:

@@ -106,9 +106,9 @@ def duplicate_ngram(page: Page, n: int) -> float:
 
 
 def duplicated(lines: Sequence[str]) -> tuple[float, float]:
-    """(share of lines, share of characters) in lines seen before."""
+    """(share of lines, share of characters) in lines seen before; a lone bracket or rule is none."""
     seen: set[str] = set()
-    repeated = [line for line in lines if line in seen or seen.add(line)]
+    repeated = [line for line in lines if (line in seen or seen.add(line)) and any(map(str.isalnum, line))]
     return len(repeated) / max(1, len(lines)), sum(map(len, repeated)) / max(1, sum(map(len, lines)))
 
 
