@@ -19,17 +19,22 @@ FILE_LIMIT, TOTAL_LIMIT, COUNT_LIMIT = 512 << 20, 4 << 30, 200_000
 BLOCK = 1 << 20
 
 
-def members(archive: Path, name: str, take: list[str]) -> Iterator[tuple[str, bytes]]:
-    """(path, bytes) of the members that match a glob of `take`, in the order of the archive.
+def members(archive: Path, name: str, take: list[str], beside: list[str]) -> Iterator[tuple[str, bytes]]:
+    """(path, bytes) of the members that match a glob of `take` or `beside`, in the order of the archive.
+
+    What is unsafe is refused among the first and passed over among the second.
 
     `*` in a glob also crosses slashes. `name` names the archive in errors.
     Raises StageError: not an archive, unsafe member, over a bound.
     """
     total = count = 0
     for path, file in entries(archive, name):
-        if not any(fnmatch.fnmatchcase(path, glob) for glob in take):
+        taken = any(fnmatch.fnmatchcase(path, glob) for glob in take)
+        if not taken and not any(fnmatch.fnmatchcase(path, glob) for glob in beside):
             continue
         if file is None or path.startswith("/") or ".." in PurePosixPath(path).parts or "\\" in path or "\0" in path:
+            if not taken:
+                continue
             raise StageError(f"{name}: member {path!r} is a link or device or leaves its folder: refused")
         with file:
             data = bounded(file, name, path)

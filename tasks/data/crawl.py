@@ -67,7 +67,10 @@ class CrawlParams(params.Section):
 
 
 def crawl(sources: Input, pages: Output, metrics: Output, *, crawl: CrawlParams) -> None:
-    """Crawl and collect. Raises StageError: unreachable or private seed, damaged WARC, nothing to crawl."""
+    """Crawl and collect; where all corpora are text, there is nothing to collect.
+
+    Raises StageError: unreachable or private seed, damaged WARC, nothing to crawl and no text either.
+    """
     started = time.monotonic()
     origins = unpacked(sources)
     known: dict[str, dict[str, Any]] = {name: about for name, (about, _) in origins.items()}
@@ -75,8 +78,8 @@ def crawl(sources: Input, pages: Output, metrics: Output, *, crawl: CrawlParams)
         if entry.name in known:
             raise StageError(f"crawl: two sites are named {entry.name}; names must differ")
         known[entry.name] = {"url": getattr(entry, "url", None), "licence": entry.licence, "language": entry.language}
-    if not known:
-        raise StageError("crawl: nothing to crawl: give sources.corpora `as: site`, crawl.seeds or crawl.warcs")
+    if not known and not list(sources.glob("*/text")):
+        raise StageError("crawl: nothing to crawl: give sources.corpora, crawl.seeds or crawl.warcs")
     for seed in crawl.seeds:
         if not crawl.allow_private:
             refuse_private(seed.url)
@@ -172,7 +175,8 @@ def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume
     for one in sites:
         if not one.pages:
             if one.left:
-                raise StageError(f"crawl: seed {one.url} redirects to {one.left}, out of its scope: make that the seed")
+                raise StageError(f"crawl: seed {one.url} redirects to {one.left}, out of its scope: "
+                                 "make that the seed")
             why = ", ".join(f"{reason} x{count}" for reason, count in sorted(one.dropped.items()))
             raise StageError(f"crawl: seed {one.url} is unreachable: no page was fetched ({why}); "
                              "correct crawl.seeds or check the network")
@@ -194,8 +198,8 @@ def settings(crawl: CrawlParams, served: set[str], resume: Path) -> dict[str, An
         "HTTPCACHE_ENABLED": True, "HTTPCACHE_STORAGE": "tasks.data.spider.Kept",
         "HTTPCACHE_DIR": str((resume / "answers").absolute()),
         "HTTPCACHE_IGNORE_HTTP_CODES": [408, 429, *range(500, 600)],
-        "TELNETCONSOLE_ENABLED": False, "REMOTE_CONTROL_ENABLED": False, "LOG_LEVEL": "INFO", "LOG_FILE": str(resume / "crawl.log"),
-        "LOG_FILE_APPEND": True,
+        "TELNETCONSOLE_ENABLED": False, "REMOTE_CONTROL_ENABLED": False,
+        "LOG_LEVEL": "INFO", "LOG_FILE": str(resume / "crawl.log"), "LOG_FILE_APPEND": True,
     }
 
 

@@ -108,16 +108,15 @@ AnyPackage = Annotated[PypiPackage | LocalPackage, Field(discriminator="kind")]
 class SourcesParams(params.Section):
     """`sources:` of params.yaml."""
 
-    corpora: list[AnyCorpus] = Field(min_length=1)
+    corpora: list[AnyCorpus]
     packages: list[AnyPackage]
 
 
 def sources(sources_out: Output, packages: Output, metrics: Output, *, sources: SourcesParams) -> None:
     """Fetch and unpack every corpus and package. Raises StageError: see tasks/data/fetch.py and archive.py."""
-    for entries, key in ((sources.corpora, "corpora"), (sources.packages, "packages")):
-        names = [entry.name for entry in entries]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise StageError(f"sources.{key}: the name {twice[0]} is there twice; names must differ")
+    names = [entry.name for entry in [*sources.corpora, *sources.packages]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StageError(f"sources: the name {twice[0]} is there twice; names must differ")
     sources_out.mkdir()
     packages.mkdir()
     table: dict[str, Any] = {}
@@ -151,7 +150,7 @@ def files(entry: AnyCorpus | AnyPackage, folder: Path) -> Iterator[tuple[str, by
         yield from local_files(entry)
     else:
         wanted = [entry.root + glob for glob in entry.take]
-        for path, data in archive.members(fetched(entry), entry.name, [*wanted, *LICENCES]):
+        for path, data in archive.members(fetched(entry), entry.name, wanted, LICENCES):
             if any(fnmatch.fnmatchcase(path, glob) for glob in wanted):
                 yield path.removeprefix(entry.root), data
             elif path.count("/") <= LICENCE_DEPTH:

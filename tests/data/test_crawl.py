@@ -278,7 +278,7 @@ def test_private_seed_is_refused(web, tmp_path):
 
 
 def test_nothing_listens_while_it_crawls(web, tmp_path):
-    """Scrapy's telnet console and remote control stay off: no socket of the stage accepts connections from outside."""
+    """Scrapy's telnet console and remote control stay off: only our own site server listens, on loopback."""
     web.delay = 0.5
     line, how = command(workspace(tmp_path, seeds=seed(web.url + "/docs/"), depth=1))
     process = subprocess.Popen(line, **how)
@@ -295,8 +295,13 @@ def test_nothing_listens_while_it_crawls(web, tmp_path):
 
 
 def test_nothing_to_crawl(tmp_path):
-    """No site, no seed, no WARC."""
+    """No site, no seed, no WARC; with a text corpus that is all there is to do."""
     assert "nothing to crawl" in failure(run(workspace(tmp_path)))
+    folder = tmp_path / "data/sources/own"
+    (folder / "text").mkdir(parents=True)
+    (folder / "origin.json").write_text('{"as": "text"}')
+    assert run(tmp_path).returncode == 0
+    assert [path.name for path in (tmp_path / "data/crawl").iterdir()] == ["origins.json"]
 
 
 def test_unknown_key_and_wrong_type_name_the_key(tmp_path):

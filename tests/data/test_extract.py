@@ -127,7 +127,8 @@ def test_navigation_and_selectors_are_left_out():
 def test_a_selector_that_is_none_names_its_key():
     """Refused before any page is read."""
     with pytest.raises(params.ParamsError, match="extract.skip.*a:::b"):
-        params.section(ExtractParams, "extract", {"extract": {"characters": 1, "page_bytes": 2000, "skip": ["a:::b["]}})
+        params.section(ExtractParams, "extract", {
+            "extract": {"characters": 1, "page_bytes": 2000, "skip": ["a:::b["]}})
 
 
 def test_normal_text():

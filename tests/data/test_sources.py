@@ -192,7 +192,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, name, make):
     path = tmp_path / "bad"
     path.write_bytes(make({name: PAGE}))
     with pytest.raises(stage.StageError, match="refused"):
-        list(archive.members(path, "bad", ["*"]))
+        list(archive.members(path, "bad", ["*"], []))
 
 
 def test_links_are_refused(tmp_path):
@@ -200,7 +200,8 @@ def test_links_are_refused(tmp_path):
     path = tmp_path / "bad"
     path.write_bytes(tarball({}, link="doc/passwd.html"))
     with pytest.raises(stage.StageError, match="link"):
-        list(archive.members(path, "bad", ["*.html"]))
+        list(archive.members(path, "bad", ["*.html"], []))
+    assert list(archive.members(path, "bad", ["*.txt"], ["*.html"])) == []
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archived:
         info = zipfile.ZipInfo("doc/passwd.html")
@@ -208,7 +209,7 @@ def test_links_are_refused(tmp_path):
         archived.writestr(info, "/etc/passwd")
     path.write_bytes(out.getvalue())
     with pytest.raises(stage.StageError, match="link"):
-        list(archive.members(path, "bad", ["*.html"]))
+        list(archive.members(path, "bad", ["*.html"], []))
 
 
 def test_bombs_are_bounded(tmp_path, monkeypatch):
@@ -218,11 +219,11 @@ def test_bombs_are_bounded(tmp_path, monkeypatch):
     assert path.stat().st_size < 5000
     monkeypatch.setattr(archive, "FILE_LIMIT", 10_000)
     with pytest.raises(stage.StageError, match="larger than"):
-        list(archive.members(path, "bomb", ["*"]))
+        list(archive.members(path, "bomb", ["*"], []))
     monkeypatch.setattr(archive, "FILE_LIMIT", 60_000)
     monkeypatch.setattr(archive, "TOTAL_LIMIT", 120_000)
     with pytest.raises(stage.StageError, match="unpacks to more"):
-        list(archive.members(path, "bomb", ["*"]))
+        list(archive.members(path, "bomb", ["*"], []))
 
 
 def test_damaged_archives_are_one_line(tmp_path):
@@ -231,7 +232,7 @@ def test_damaged_archives_are_one_line(tmp_path):
     for data in (SDIST[:len(SDIST) // 2], b"no archive", wheel({"a.html": PAGE * 50})[:-30]):
         path.write_bytes(data)
         with pytest.raises(stage.StageError, match="archive"):
-            list(archive.members(path, "bad", ["*"]))
+            list(archive.members(path, "bad", ["*"], []))
 
 
 def test_take_that_matches_nothing(index, tmp_path):
