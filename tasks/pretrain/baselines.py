@@ -21,7 +21,8 @@ WINDOW = 32 << 20  # bytes of training text xz_after_train may look back on
 class NGram:
     """An interpolated Kneser-Ney model (Kneser and Ney 1995; Chen and Goodman 1999) of `order` 1 to 3 over tokens.
 
-    An order's discount is n1 / (n1 + 2 n2) of its own counts of counts. Lower orders count distinct left
+    An order's discount is n1 / (n1 + 2 n2) of its own counts of counts, each with one added, so that it is never
+    nothing and every token keeps a chance. Lower orders count distinct left
     neighbours; n-grams that open with the document separator, which has none, keep their plain counts. A bare
     unigram discounts its counts towards uniform.
     """
@@ -40,9 +41,9 @@ class NGram:
                 opening = (keys // vocabulary ** (n - 1) == separator) if n > 1 else np.zeros(len(keys), dtype=bool)
                 counts = np.where(opening, counts, _look_up(suffixes, left, keys))
                 keys, counts = keys[counts > 0], counts[counts > 0]
-            once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+            once, twice = int((counts == 1).sum()) + 1, int((counts == 2).sum()) + 1
             contexts, first = np.unique(keys // vocabulary, return_index=True)
-            self.tables.append((keys, counts, once / (once + 2 * twice) if once else 0.0, contexts,
+            self.tables.append((keys, counts, once / (once + 2 * twice), contexts,
                                 np.add.reduceat(counts, first), np.diff(np.append(first, len(keys)))))
 
     def _count(self, tokens: np.ndarray, starts: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

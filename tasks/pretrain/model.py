@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase
@@ -37,7 +38,7 @@ def load(base: Path) -> PreTrainedModel:
     """The causal model in a `from_pretrained` directory, fp32. Raises StageError with its fault in one line."""
     try:
         return AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise StageError(f"model.base = {base} cannot be loaded: {one_line(error)}") from None
 
 
