@@ -104,23 +104,25 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "convert": (("Convert {value} {from_unit} to {to_unit}.", "What is {value} {from_unit} in {to_unit}?",
                  "How many {to_unit} are {value} {from_unit}?", "Give me {value} {from_unit} as {to_unit}.",
                  "Change {value} {from_unit} into {to_unit}."),
-                ("I have {value} {from_unit}; what is that in {to_unit}?", "Express {value} {from_unit} in {to_unit}.")),
+                ("I have {value} {from_unit}; what is that in {to_unit}?",
+                 "Express {value} {from_unit} in {to_unit}.")),
     "light": (("Turn the {room} light {state}.", "Set the {room} light to {state}.", "Make the {room} light {state}.",
                "Switch the light in the {room} to {state}.", "Please put the {room} light {state}."),
               ("The light in the {room} should be {state}.", "I want the {room} light {state}.")),
     "search": (("Search the documents for {query}.", "Look up {query}.", "What do the documents say about {query}?",
                 "Find the page on {query}.", "Where can I read about {query}?"),
                ("I need to know more about {query}.", "Show me something on {query}.")),
-    "python": (("Use Python to {task}.", "Run Python code to {task}.", "Write Python to {task}.", "With Python, {task}."),
+    "python": (("Use Python to {task}.", "Run Python code to {task}.", "Write Python to {task}.",
+                "With Python, {task}."),
                ("Let Python {task}.",)),
 }
 OPERATORS: dict[str, Callable[[int, int], int]] = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-TOPICS = (("connection", "session", "query", "engine", "table", "column", "index", "event", "sprite", "surface", "sound",
-           "window", "cursor", "schema", "transaction", "relationship", "type", "cache"),
+TOPICS = (("connection", "session", "query", "engine", "table", "column", "index", "event", "sprite", "surface",
+           "sound", "window", "cursor", "schema", "transaction", "relationship", "type", "cache"),
           ("pool", "options", "lifecycle", "errors", "defaults", "names", "limits", "examples", "settings", "objects",
            "methods", "attributes", "performance", "timeouts", "functions", "changes"))
-WORDS = ("engine", "window", "session", "column", "garden", "planet", "silver", "kettle", "bridge", "forest", "letter",
-         "market", "pepper", "rocket", "summer", "velvet", "winter", "yellow", "zebra", "apple", "banana", "candle",
+WORDS = ("engine", "window", "session", "column", "garden", "planet", "silver", "kettle", "bridge", "forest",
+         "letter", "market", "pepper", "rocket", "summer", "velvet", "winter", "yellow", "zebra", "apple", "banana", "candle",
          "dragon", "elephant", "feather", "guitar", "hammer", "island", "jungle", "ladder", "mirror", "needle")
 
 
@@ -152,7 +154,8 @@ def _draw_arithmetic(random: random.Random) -> tuple[str, dict[str, Any], dict[s
     if operator == "-" and a < b:
         a, b = b, a
     answer = str(OPERATORS[operator](a, b))
-    return operator, {"a": a, "b": b}, {"expression": f"{a} {operator} {b}"}, answer, answer, f"The answer is {answer}."
+    arguments = {"expression": f"{a} {operator} {b}"}
+    return operator, {"a": a, "b": b}, arguments, answer, answer, f"The answer is {answer}."
 
 
 def _draw_weather(random: random.Random) -> tuple[str, dict[str, Any], dict[str, Any], str, str, str]:

@@ -22,7 +22,8 @@ def test_every_call_fits_its_schema_and_round_trips_through_the_template_form(so
         schema = exercises.TOOLS[exercise.tool]["function"]["parameters"]
         jsonschema.validate(exercise.arguments, schema)
         assert list(exercise.arguments) == list(schema["properties"])
-        assert chat.parse_call(chat.call_text(exercise.tool, exercise.arguments)) == (exercise.tool, exercise.arguments)
+        call = exercise.tool, exercise.arguments
+        assert chat.parse_call(chat.call_text(*call)) == call
         assert exercise.tool in exercise.tools and len(set(exercise.tools)) == exercises.OFFERED
         assert exercise.answer in exercise.reply
 
@@ -91,7 +92,8 @@ def test_a_whole_conversation_is_short_enough_for_a_small_context(some):
         call = {"function": {"name": exercise.tool, "arguments": exercise.arguments}}
         messages = [{"role": "user", "content": exercise.question},
                     {"role": "assistant", "content": "", "tool_calls": [call]},
-                    {"role": "tool", "content": exercise.result or ""}, {"role": "assistant", "content": exercise.reply}]
+                    {"role": "tool", "content": exercise.result or ""},
+                    {"role": "assistant", "content": exercise.reply}]
         shown = template.render(messages=messages, tools=exercises.schemas(exercise.tools))
         assert len(shown) < 830
 

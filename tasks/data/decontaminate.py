@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from tasks.params import Runtime, Section
 from tasks.stage import Input, Output
 
 OPEN_BOOK = "lookup.jsonl"
+NOT_TEXT = ("id", "document", "metadata")
 NAMED = 5  # items named in a reject, those that share most first
 
 
@@ -42,7 +44,7 @@ class DecontaminateParams(Section):
 
 
 class Remove(PipelineStep):
-    """Drops held-out and overlapping documents, cuts overlapping passages and writes them to `passages`/<rank>.jsonl."""
+    """Drops held-out and overlapping documents, cuts overlapping passages out and writes them to `passages`."""
 
     type, name = "filter", "contamination"
 
@@ -110,7 +112,7 @@ def protect(evalsets: Path, n: int) -> Protected:
     for path in sorted(evalsets.glob("*.jsonl")):
         if path.name != OPEN_BOOK:
             for name, item in items(path):
-                protected.add(name, strings({k: v for k, v in item.items() if k not in ("id", "metadata", "document")}))
+                protected.add(name, strings({key: value for key, value in item.items() if key not in NOT_TEXT}))
     return protected
 
 
@@ -123,7 +125,7 @@ def items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield str(item["id"]), item
             except (ValueError, KeyError, TypeError) as error:
                 raise stage.StageError(f"{path}:{number} is no evaluation item ({type(error).__name__}: {error}): "
-                                       "it must be a JSON object with an id; remake it with the evalsets stage") from None
+                                       "it must be a JSON object with an id; run the evalsets stage again") from None
 
 
 def decontaminate(deduped: Input, evalsets: Input, kept: Output, rejected: Output, metrics: Output, *,
@@ -132,6 +134,7 @@ def decontaminate(deduped: Input, evalsets: Input, kept: Output, rejected: Outpu
 
     Raises StageError above `max_fraction`, where any overlap is left, or where no training document is.
     """
+    started = time.monotonic()
     shards = documents.shards(deduped)
     protect(evalsets.absolute(), decontaminate.ngram)  # before the workers fork
     held_out = frozenset(document.id for document in documents.read(evalsets / "held_out.jsonl"))
@@ -159,9 +162,11 @@ def decontaminate(deduped: Input, evalsets: Input, kept: Output, rejected: Outpu
         raise stage.StageError(f"{left['overlapping']} documents still overlap evaluation after the cut; this is a "
                                "fault of the stage")
     stage.write_json(metrics, table | {
-        "training_characters": training, "contaminated_characters": found, "contaminated_fraction": round(fraction, 6),
+        "training_characters": training, "contaminated_characters": found,
+        "contaminated_fraction": round(fraction, 6),
         "documents_cut": int(counts["documents_cut"]), "characters_cut": int(counts["characters_cut"]),
         "overlapping_after": int(left["overlapping"]), "limit": decontaminate.max_fraction})
+    stage.write_timing("decontaminate", {"seconds": round(time.monotonic() - started, 2), "documents": table["read"]})
 
 
 if __name__ == "__main__":

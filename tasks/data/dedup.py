@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,16 @@ def verdicts(entries: Iterator[tuple[str, str, str, np.ndarray]], params: DedupP
 def dedup(filtered: Input, kept: Output, rejected: Output, metrics: Output, *,
           dedup: DedupParams, seed: int, runtime: Runtime) -> None:
     """Keep the first document, by id, of each text in the shards of `filtered`."""
+    started = time.monotonic()
     shards = documents.shards(filtered)
-    with tempfile.TemporaryDirectory(prefix=".fingerprints.", suffix=f".partial-{os.getpid()}", dir=kept.parent) as work:
-        executor.run("dedup-fingerprints", [documents.ReadShards(filtered), Fingerprint(Path(work), dedup, seed)],
-                     len(shards), runtime)
-        dropped = verdicts(fingerprints(Path(work)), dedup)
+    with tempfile.TemporaryDirectory(f".partial-{os.getpid()}", ".fingerprints", kept.parent) as folder:
+        steps = [documents.ReadShards(filtered), Fingerprint(Path(folder), dedup, seed)]
+        executor.run("dedup-fingerprints", steps, len(shards), runtime)
+        dropped = verdicts(fingerprints(Path(folder)), dedup)
     steps = [documents.ReadShards(filtered), Drop(dropped), documents.WriteShards(kept, rejected)]
-    stage.write_json(metrics, retention.table(executor.run("dedup", steps, len(shards), runtime)))
+    table = retention.table(executor.run("dedup", steps, len(shards), runtime))
+    stage.write_json(metrics, table)
+    stage.write_timing("dedup", {"seconds": round(time.monotonic() - started, 2), "documents": table["read"]})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class EvalsetsParams(Section):
 
 
 def write(path: Path, made: Iterable[dict[str, Any]]) -> None:
-    """One JSON line an item, in the order of the ids; keys as they come, for arguments stand in their tool's order."""
+    """One JSON line an item, in the order of the ids; keys as they come: arguments in their tool's order."""
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for item in sorted(made, key=lambda item: item["id"]):
             out.write(json.dumps(item, ensure_ascii=False) + "\n")
@@ -84,11 +85,12 @@ def exercise_items(made: Iterable[exercises.Exercise]) -> list[dict[str, Any]]:
 
 def evalsets(deduped: Input, sets: Output, metrics: Output, *, evalsets: EvalsetsParams, seed: int) -> None:
     """Write the evaluation sets of the corpus `deduped` to `sets`. Raises StageError where one would be empty."""
+    started = time.monotonic()
     corpus = [document for shard in documents.shards(deduped) for document in documents.read(shard)]
     kept = held_out(corpus, evalsets.split)
     if not kept:
-        raise stage.StageError(f"none of {len(corpus)} documents falls into the held-out {evalsets.split.fraction:.1%} "
-                               "within the size limits: raise evalsets.split")
+        raise stage.StageError(f"none of {len(corpus)} documents falls into the held-out "
+                               f"{evalsets.split.fraction:.1%} within the size limits: raise evalsets.split")
     apart = {document.id for document in kept}
     outside = list(external(evalsets.external))
     protected = Protected(evalsets.lookup_ngram)
@@ -117,6 +119,7 @@ def evalsets(deduped: Input, sets: Output, metrics: Output, *, evalsets: Evalset
     for name, found in (made | {"external": outside}).items():
         write(sets / f"{name}.jsonl", found)
     stage.write_json(metrics, summary(corpus, kept, made | {"external": outside}))
+    stage.write_timing("evalsets", {"seconds": round(time.monotonic() - started, 2), "documents": len(corpus)})
 
 
 def summary(corpus: list, kept: list, made: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

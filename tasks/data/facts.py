@@ -26,7 +26,8 @@ DEFINITION = re.compile(r"(?:\A|(?<=\n)|(?<=[.!] ))(?:(?:The|A|An) )?([A-Z_a-z][
                         r" (is|are) ((?:a|an|the) [^.\n:;()“”\"]{12,110})\.(?=\s|$)")
 COURTESY = re.compile(r"(?:姓([\u4e00-\u9fff]{1,2})，?名([\u4e00-\u9fff])"
                       r"|(?<![\u4e00-\u9fff])([\u4e00-\u9fff]{2,3})(?=，))，?字([\u4e00-\u9fff]{2})(?=[，。；、])")
-ZH_DEFINITION = re.compile(r"(?:^|(?<=[\n。]))[ \u3000\t]*([\u4e00-\u9fffA-Za-z0-9]{2,10})是((?:一|指|用于|用来)[^，。\n；：“”]{5,50})。")
+ZH_DEFINITION = re.compile(r"(?:^|(?<=[\n。]))[ \u3000\t]*([\u4e00-\u9fffA-Za-z0-9]{2,10})是"
+                           r"((?:一|指|用于|用来)[^，。\n；：“”]{5,50})。")
 # what a definition's subject must not begin with or contain: it would name nothing outside its paragraph
 VAGUE = frozenset("this that these those it its which there here what he she they we you one each such above below "
                   "following same other another both all some any if when where while note example result default "

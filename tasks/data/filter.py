@@ -1,6 +1,7 @@
 """Stage `filter`: keeps pages in the languages asked for that read like text, each dropped one with its one reason.
 
-    python -m tasks.data.filter data/extracted data/packages/lid data/filtered data/rejected/filter metrics/filter.json
+    python -m tasks.data.filter data/extracted data/packages/lid data/filtered data/rejected/filter \\
+        metrics/filter.json
 
 The language is found by fastText (tasks/data/language.py) and written to `metadata.language`; then the rules of
 tasks/data/quality.py run with that language's thresholds. Pages in a language without thresholds are dropped.
@@ -8,6 +9,7 @@ tasks/data/quality.py run with that language's thresholds. Pages in a language w
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from datatrove.data import DocumentsPipeline
@@ -65,6 +67,7 @@ def filter(extracted: Input, lid: Input, kept: Output, rejected: Output, metrics
 
     Raises StageError where nothing is left, so that no later stage runs on an empty corpus.
     """
+    started = time.monotonic()
     shards = documents.shards(extracted)
     steps = [documents.ReadShards(extracted), Quality(detector(lid), filter), documents.WriteShards(kept, rejected)]
     table = retention.table(executor.run("filter", steps, len(shards), runtime))
@@ -72,6 +75,7 @@ def filter(extracted: Input, lid: Input, kept: Output, rejected: Output, metrics
         raise stage.StageError(f"the filter dropped all {table['read']} documents {table['dropped']}: "
                                "loosen filter.languages or check the sources")
     stage.write_json(metrics, table)
+    stage.write_timing("filter", {"seconds": round(time.monotonic() - started, 2), "documents": table["read"]})
 
 
 if __name__ == "__main__":

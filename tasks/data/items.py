@@ -113,7 +113,7 @@ def choice_item(kind: str, document: Document, prompt: str, right: str, wrong: S
 
 
 def opening(text: str, end: int, language: str) -> str:
-    """What stands in `text` before `end`, from its first whole line, or whole sentence or word where it is one line."""
+    """What stands in `text` before `end`, from its first whole line, else whole sentence, else whole word."""
     start = max(0, end - BEFORE.get(language, BEFORE_ELSE))
     window = text[start:end]
     if start:
@@ -198,5 +198,6 @@ def lookup(documents: Sequence[Document], n: int) -> list[Item]:
 def usable(fact: Fact) -> bool:
     """Whether a search can find the fact and a reader check its answer: kept for evaluation, a subject of its own
     (qualified, capitalised or Chinese), an answer of at most 80 characters."""
-    own = fact.language == "zh" or "__" not in fact.subject and "." in fact.subject or fact.kind == "definition" and fact.subject[:1].isupper()
-    return fact.held_out and own and len(fact.answer) <= 80
+    qualified = "." in fact.subject and "__" not in fact.subject
+    named = fact.kind == "definition" and fact.subject[:1].isupper()
+    return fact.held_out and (fact.language == "zh" or qualified or named) and len(fact.answer) <= 80

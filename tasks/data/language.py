@@ -38,7 +38,7 @@ class Detector:
             try:
                 self._model = fasttext.load_model(str(self.path))
             except ValueError as error:
-                raise StageError(f"{self.path} is not a fastText model ({error}): remove it and run sources") from None
+                raise StageError(f"{self.path} is not a fastText model ({error}): run sources again") from None
         sample = " ".join(text[:SAMPLE].encode("utf-8", "replace").decode().split())
         if not sample:
             return "", 0.0

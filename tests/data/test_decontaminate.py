@@ -12,7 +12,8 @@ from tasks.stage import StageError
 HELD = ("The harbour of the old town was built in three years by a company of masons from the north.\n"
         "Ships of every size came in with the morning tide and left again before the evening bell rang twice.\n"
         "A lamp on the eastern wall has shown the way ever since to those who come late from the sea.")
-ITEM = {"id": "pairs-1", "document": "held", "good": "Seven grey geese went over the frozen lake in the early light of day."}
+ITEM = {"id": "pairs-1", "document": "held", 
+        "good": "Seven grey geese went over the frozen lake in the early light of day."}
 
 
 @pytest.fixture
@@ -70,8 +71,8 @@ def test_boilerplate_shared_by_all_costs_its_lines_not_the_pages(data, workspace
 
 def test_the_gate_names_number_and_limit(data, world):
     leaks = [data.document(f"leak{n}", f"Copy {n}. {HELD}") for n in range(3)]
-    with pytest.raises(StageError, match=r"100\.00% of the training text \(\d+ of \d+ characters\) overlaps evaluation, "
-                                         r"the limit decontaminate\.max_fraction is 10\.00%"):
+    with pytest.raises(StageError, match=r"100\.00% of the training text \(\d+ of \d+ characters\) overlaps "
+                                         r"evaluation, the limit decontaminate\.max_fraction is 10\.00%"):
         world(leaks)
     with pytest.raises(StageError, match="no training document is left of 3"):
         world(leaks, max_fraction=1.0)

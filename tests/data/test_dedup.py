@@ -39,7 +39,8 @@ def base(data):
 
 def test_planted_duplicates_are_found_and_name_what_they_repeat(data, workspace, base):
     copies = [data.document(f"{d.id}+copy", d.text.replace(".", " .") + "\n", d.metadata["language"]) for d in base]
-    near = [data.document(f"{d.id}+near", changed(d.text, 0.01, n), d.metadata["language"]) for n, d in enumerate(base)]
+    near = [data.document(f"{d.id}+near", changed(d.text, 0.01, n), d.metadata["language"])
+            for n, d in enumerate(base)]
     page = base[0].metadata["url"]
     moved = data.document("z:moved", data.chinese(77), url=page.replace("https", "http") + "#top")
     table = run(data, data.write_shards(workspace / "in", base + copies + near + [moved]), workspace / "out")
@@ -88,7 +89,7 @@ def test_canonical_addresses(url, same):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sets(st.integers(0, 300), min_size=40, max_size=200), st.sets(st.integers(0, 300), min_size=40, max_size=200))
+@given(*[st.sets(st.integers(0, 300), min_size=40, max_size=200)] * 2)
 def test_signatures_estimate_the_jaccard_similarity(a, b):
     left, right = (minhash.signature([f"w{n}" for n in sorted(s)], 512, 1, 7) for s in (a, b))
     true = len(a & b) / len(a | b)

@@ -16,9 +16,10 @@ SMALL = {"cloze": 30, "pairs": 30, "recall": 10, "tools": 24, "arithmetic": 10, 
 
 def corpus(data):
     """Real pages and thirty that describe functions, each of its own."""
-    api = "\n\n".join("method shop{n}.Store.%s(key) Value\n\n%s the value of one key in shop number {n} of the town of %s."
-                      % (verb, verb.title(), town) for verb, town in zip("fetch drop count".split(), "Oslo Rome Lima".split()))
-    return data.pages() + [data.document(f"api{n:02d}", api.replace("{n}", str(n)).replace("Store", f"Store{n}"))
+    towns = {"fetch": "Oslo", "drop": "Rome", "count": "Lima"}
+    api = "\n\n".join(f"method shop#.Store.{verb}(key) Value\n\n{verb.title()} the value of one key in shop number # of "
+                      f"the town of {town}." for verb, town in towns.items())
+    return data.pages() + [data.document(f"api{n:02d}", api.replace("#", str(n)).replace("Store", f"Store{n}"))
                            for n in range(30)]
 
 
@@ -28,8 +29,8 @@ def run(data, workspace, made=None, name="out", **changes):
         data.write_shards(source, corpus(data) if made is None else made)
     out = workspace / name
     out.mkdir(exist_ok=True)
-    evalsets(source, out / "sets", out / "m.json", evalsets=data.section(EvalsetsParams, "evalsets", **SMALL | changes),
-             seed=1)
+    given = data.section(EvalsetsParams, "evalsets", **SMALL | changes)
+    evalsets(source, out / "sets", out / "m.json", evalsets=given, seed=1)
     return json.loads((out / "m.json").read_text())
 
 
@@ -72,7 +73,8 @@ def test_external_sets_are_pinned_and_kept(data, workspace):
     (workspace / "mine.jsonl").write_text(content)
     pin = {"path": "mine.jsonl", "sha256": hashlib.sha256(content.encode()).hexdigest()}
     run(data, workspace, external=[pin])
-    assert lines(workspace, "external") == [{"id": "external-mine-000001", "texts": ["Which harbour?", "Oslo", "Lima"]}]
+    texts = ["Which harbour?", "Oslo", "Lima"]
+    assert lines(workspace, "external") == [{"id": "external-mine-000001", "texts": texts}]
     (workspace / "mine.jsonl").write_text(content + "{broken\n")
     with pytest.raises(StageError, match="mine.jsonl has sha256 .*, params.yaml pins"):
         run(data, workspace, external=[pin])

@@ -1,4 +1,4 @@
-"""The filter stage on real pages: counts, languages, reasons, the same bytes with any number of workers, bad input."""
+"""The filter stage on real pages: counts, languages, reasons, the same bytes whatever the workers, bad input."""
 
 import json
 

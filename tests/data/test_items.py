@@ -6,10 +6,11 @@ import pytest
 
 from tasks.data import items, words
 
+PLACES = {"fetch": "Oslo", "drop": "Rome", "count": "Lima", "rename": "Cairo", "list": "Delhi"}
 API = "\n\n".join(f"method shop.Store.{verb}(key) Value\n\n{verb.title()} the value of one key in the shop of {place}."
-                  for verb, place in zip("fetch drop count rename list".split(), "Oslo Rome Lima Cairo Delhi".split()))
-STORY = ("The captain was an old man who had sailed around the world twice. He has kept a diary of both of the trips. "
-         "Every evening he reads a page of it to the children of the harbour. They know most of the stories by heart.")
+                  for verb, place in PLACES.items())
+STORY = ("The captain was an old man who had sailed around the world twice. He has kept a diary of both trips. "
+         "Every evening he reads a page of it to the children of the harbour. They know most stories by heart.")
 
 
 @pytest.fixture(scope="module")

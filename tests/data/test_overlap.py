@@ -1,4 +1,4 @@
-"""Overlap against a second, slow way of finding it, and the cut's two promises: nothing shared is left, the rest is."""
+"""Overlap against a second, slow way of finding it, and the cut's promises: nothing shared is left, the rest is."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -6,13 +6,13 @@ from tasks.data.filter import FilterParams
 from tasks.data.quality import Page, duplicate_ngram, duplicated, judge, top_ngram
 
 PROSE = (
-    "The old door at the end of the hall had been painted green by a man who never came back. Rain fell on most days. "
-    "In summer, children from the village climbed over its broken wall to look for apples and for the two cats. "
+    "The old door at the end of the hall had been painted green by a man who never came back. Rain fell on most days."
+    " In summer, children from the village climbed over its broken wall to look for apples and for the two cats. "
     "Nobody knows where that family went, or why they left a piano with all of its keys in the kitchen. "
     "It is said that a light can be seen upstairs when there is fog. Visitors who stay for long hear music. "
     "Last winter an engineer measured every room and found one more window outside than he could count within.")
-REPETITIVE = " ".join(f"The {w} of the house is a thing that stands in the {v} garden, and nobody knows where it came from."
-                      for w, v in zip("door roof wall lamp floor chair".split(), "old green wide quiet small dark".split()))
+REPETITIVE = " ".join(f"The {w} of the house is a thing that stands in the garden, and nobody knows where it came from."
+                      for w in "door roof wall lamp floor chair".split())
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ BROKEN = {
     "not_alphabetic": PROSE + " 1234 5678 9012" * 60,
     "no_stop_words": " ".join(f"house{n} stands alone." for n in range(60)),
     "no_sentences": PROSE.replace(".", ","),
-    "unpunctuated_lines": PROSE + "\n" + "\n".join(f"some line {n} without any full stop at its end {n}" for n in range(99)),
+    "unpunctuated_lines": PROSE + "\n" + "\n".join(f"some line {n} without a full stop at its end" for n in range(99)),
     "short_lines": "\n".join(f"the house {n} is in that town." for n in range(200)),
     "newlines": PROSE.replace(". ", ".\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n"),
     "duplicate_lines": "\n".join([PROSE, *["It is the same line of prose as the one that is above it."] * 99]),
     "duplicate_5_gram": REPETITIVE,
     "top_2_gram": PROSE + " very slowly" * 40 + ".",
-    "top_4_gram": PROSE + "".join(f" {word} green apples grow slowly." for word in ("Big", "Old", "Sour", "Red", "Dry")),
+    "top_4_gram": PROSE + "".join(f" {word} green apples grow slowly." for word in "Big Old Sour Red Dry".split()),
 }
 
 
