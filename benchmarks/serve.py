@@ -1,4 +1,4 @@
-"""Claim: the served int4 model is faster than `transformers.generate` on the weights it came from, alone and in batch.
+"""Claim: the served int4 model is faster than `transformers.generate` on the weights it came from, alone or in batch.
 
     python -m benchmarks.serve [models/smollm2] [--tokens 32] [--rounds 3]
 
@@ -70,7 +70,7 @@ def main() -> None:
                          "transformers": statistics.median(theirs for _, theirs in pairs),
                          "ratio": statistics.median(ours / theirs for ours, theirs in pairs)}
             for batch, pairs in found.items()}
-    print(f"{'streams':>8} {'served':>8} {'transformers bf16':>18} {'ratio':>6}   tokens/s, medians of {given.rounds}")
+    print(f"{'streams':>8} {'served':>8} {'transformers bf16':>18} {'ratio':>6}   tokens/s, {given.rounds} rounds")
     for batch, row in rows.items():
         print(f"{batch:>8} {row['served']:8.1f} {row['transformers']:18.1f} {row['ratio']:6.2f}")
     print(json.dumps({"model": str(given.track), "threads": threads, "tokens": given.tokens, "rows": rows,

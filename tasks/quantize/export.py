@@ -76,8 +76,8 @@ def graph_of(stored: formats.Int4Model) -> onnx.ModelProto:
     if rope.get("rope_type", "default") != "default":
         raise StageError(f"rope_type {rope['rope_type']!r} is not exported: only plain rotary positions are")
     if config["hidden_size"] % group or config["intermediate_size"] % group:
-        raise StageError(f"hidden {config['hidden_size']} and inner {config['intermediate_size']} must be multiples of "
-                         f"the group {group}: choose another quantize.group")
+        raise StageError(f"hidden {config['hidden_size']} and inner {config['intermediate_size']} must be multiples "
+                         f"of the group {group}: choose another quantize.group")
     tensors: dict[str, Any] = {
         name: onnx_graph.Codes(layer.q.numpy(), layer.scale.float().numpy(), layer.zero.numpy(), 4)
         for name, layer in stored.linears.items()}
@@ -127,7 +127,7 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def logits(session: onnxruntime.InferenceSession, config: dict[str, Any], tokens: np.ndarray) -> np.ndarray:
-    """float32 [n, vocabulary] of one sequence int64 [n], from nothing cached: plain onnxruntime, as any user runs it."""
+    """float32 [n, vocabulary] of one sequence int64 [n], nothing cached: plain onnxruntime, as any user runs it."""
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     empty = np.zeros((1, config["num_key_value_heads"], 0, head_dim), np.float32)
     feed = {"input_ids": tokens[None], "seqlens_k": np.array([len(tokens) - 1], np.int32),

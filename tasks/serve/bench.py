@@ -52,7 +52,7 @@ class ServeBenchParams(params.Section):
     prompts: int = Field(ge=1, le=1000, description="prompts made from held-out text")
     prompt_characters: int = Field(ge=1, le=100_000, description="length of each")
     max_tokens: int = Field(ge=2, le=4096, description="tokens generated for each, the end of a turn ignored")
-    streams: list[int] = Field(min_length=1, description="requests kept open at once, a round for each; 1 is always run")
+    streams: list[int] = Field(min_length=1, description="requests open at once, a round each; 1 is always run")
 
 
 @dataclass

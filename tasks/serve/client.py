@@ -53,7 +53,7 @@ def process(model: Path, *, threads: int, slots: int = 8) -> Iterator[tuple[psut
 
 
 def wait_ready(server: subprocess.Popen, log) -> str:
-    """The URL of the server's ready line. Raises ServerError with the log's last line if it ends or takes too long."""
+    """The URL of the server's ready line. Raises ServerError with its own error if it ends or takes too long."""
     started = time.monotonic()
     while True:
         ended = server.poll() is not None
@@ -63,7 +63,7 @@ def wait_ready(server: subprocess.Popen, log) -> str:
         if ready:
             return ready[0].split()[1]
         if ended or time.monotonic() - started > START_LIMIT:
-            why = next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "it said nothing")
+            said = [line for line in lines if line.startswith("error: ")] or lines[-1:] or ["it said nothing"]
             raise ServerError(f"the server {'ended' if ended else f'was not ready in {START_LIMIT} s'}: "
-                              f"{why.removeprefix('error: ')}")
+                              f"{said[0].removeprefix('error: ')}")
         time.sleep(0.05)

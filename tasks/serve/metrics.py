@@ -1,4 +1,4 @@
-"""What /metrics shows: vLLM's names under the prefix `catena:`, so that its dashboards need one search-and-replace."""
+"""What /metrics shows: vLLM's names under the prefix `catena:`, so its dashboards need one search-and-replace."""
 
 from __future__ import annotations
 

@@ -129,14 +129,16 @@ class Service:
             try:
                 await asyncio.to_thread(self.engine.grammars.compiled, grammar)
             except GrammarError as error:
-                raise ApiError(400, f"the schema cannot be decoded under: {error}", param=schema_field(body)) from None
+                raise ApiError(400, f"the schema cannot be decoded under: {error}",
+                               param=schema_field(body)) from None
         if len(requests) > self.engine.queue + self.engine.slots:
             raise ApiError(400, f"{len(requests)} prompts in one request; at most "
                                 f"{self.engine.queue + self.engine.slots}", param="prompt")
         try:
             return Flight(self.engine, requests)
         except Busy as busy:
-            raise ApiError(429, "the queue is full", code="rate_limit_exceeded", retry_after=busy.retry_after) from None
+            raise ApiError(429, "the queue is full", code="rate_limit_exceeded",
+                           retry_after=busy.retry_after) from None
 
 
 def schema_field(body: Generation) -> str:

@@ -28,7 +28,8 @@ def test_counts_repeat_and_hold_no_seconds(tiny, tmp_path, monkeypatch):
 
 def test_prompts_are_held_out_text_chosen_by_seed(tiny):
     found = bench.prompts(tiny / "held_out.jsonl", SMALL, 1)
-    assert found == bench.prompts(tiny / "held_out.jsonl", SMALL, 1) != bench.prompts(tiny / "held_out.jsonl", SMALL, 2)
+    assert found == bench.prompts(tiny / "held_out.jsonl", SMALL, 1)
+    assert found != bench.prompts(tiny / "held_out.jsonl", SMALL, 2)
     texts = [json.loads(line)["text"] for line in (tiny / "held_out.jsonl").open()]
     assert all(any(piece in text for text in texts) for piece in found)
 

@@ -103,7 +103,7 @@ class OrtBackend:
 
 
 def zeroed(shape: tuple[int, ...]) -> np.ndarray:
-    """float32 zeros that take memory only where touched: small pages, since 2 MB ones would fill every slot at once."""
+    """float32 zeros that take memory only where touched: small pages, as 2 MB ones would fill every slot."""
     count = int(np.prod(shape))
     pages = mmap.mmap(-1, 4 * count)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):

@@ -2,7 +2,7 @@
 
 Every running sequence that has its prompt behind it decodes one token; beside them prompts are read in chunks, oldest
 first, up to CHUNK tokens a step, so that a long prompt never stops the others. A chunk's borders depend on its own
-sequence alone. When memory runs short the youngest running sequence is put back in the queue and computed again later.
+sequence alone. When memory runs short the youngest running sequence goes back to the queue, to be computed again.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tasks.serve.engine.backend import ModelError
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The character that byte-level BPE writes for each byte (GPT-2): printable ones themselves, the rest from 256."""
+    """The character that byte-level BPE writes for each byte (GPT-2): printable ones themselves, others from 256."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -49,7 +49,7 @@ class Vocabulary:
         return b"" if token in self.special else self.pieces.get(token, b"")
 
     def name(self, token: int) -> str:
-        """A token as a string that no other token shares: its text, or `bytes:\\xe4...` where it is half a character."""
+        """A token as a string that no other token shares: its text, or `bytes:\\xe4` where it is half a character."""
         piece = self.pieces.get(token, b"")
         try:
             return piece.decode()
@@ -72,7 +72,7 @@ class TextStream:
         self.stops, self.pending, self.stopped = stops, "", False
 
     def feed(self, piece: bytes, *, last: bool = False) -> str:
-        """Text that is now certain. Sets `stopped` when a stop string is complete; it and what follows are dropped."""
+        """Text that is now certain. Sets `stopped` when a stop string is complete; it and the rest are dropped."""
         self.pending += self.decoder.decode(piece, final=last)
         found = min((at for at in map(self.pending.find, self.stops) if at >= 0), default=-1)
         if found >= 0:
