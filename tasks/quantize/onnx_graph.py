@@ -95,7 +95,7 @@ class Graph:
 
 
 def rotary(head_dim: int, theta: float, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin float32 [length, head_dim / 2] of rotary positions (Su et al. 2021), as transformers computes it."""
+    """cos and sin float32 [length, head_dim / 2] of rotary positions (Su et al. 2021), as transformers has it."""
     inverse = (1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
     angles = np.outer(np.arange(length, dtype=np.float32), inverse)
     return np.cos(angles), np.sin(angles)
