@@ -102,9 +102,8 @@ def test_sft_learning_rate_touches_sft_alone(committed):
     """DVC names the stage whose own inputs changed; what lies below becomes stale as its outputs change."""
     text = (committed / "params.yaml").read_text()
     values = yaml.safe_load(text)
-    section = values["tracks"]["scratch"]["sft"]
-    key = next(name for name in section if name in ("learning_rate", "lr"))
-    section[key] = section[key] * 2
+    section = values["tracks"]["scratch"]["sft"]["training"]
+    section["learning_rate"] *= 2
     try:
         (committed / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         assert set(status(committed)) == {"sft@scratch"}
