@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+
+import fasttext
 import pytest
 
 from tasks.data.language import detector
@@ -29,3 +32,33 @@ def test_broken_scripts_are_refused(tmp_path, text):
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(StageError, match="neither lid.176.ftz nor scripts.json"):
         detector(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a fastText model of two languages, trained here on a few lines."""
+    folder = tmp_path_factory.mktemp("lid")
+    english = "the cat and the dog sat on that mat".split()
+    german = "die Katze und der Hund sind auf dem Teppich".split()
+    lines = [f"__label__{code} {' '.join(words[n % 5:] + words[:n % 7])}" for n in range(400)
+             for code, words in (("en", english), ("de", german))]
+    (folder / "lines.txt").write_text("\n".join(lines), "utf-8")
+    model = fasttext.train_supervised(str(folder / "lines.txt"), dim=8, epoch=20, thread=1, verbose=0)
+    model.save_model(str(folder / "lid.176.ftz"))
+    return folder
+
+
+def test_a_fasttext_model_is_loaded_at_first_use_and_pickled_without_its_weights(trained):
+    found = detector(trained)
+    assert len(pickle.dumps(found)) < 1000
+    found = pickle.loads(pickle.dumps(found))
+    for text, code in (("the dog and\nthe cat", "en"), ("der Hund und\tdie Katze", "de"), ("the \ud800 dog sat", "en")):
+        language, score = found.detect(text)
+        assert language == code and 0.5 < score <= 1
+    assert found.detect(" \n\t") == ("", 0.0)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "lid.176.ftz").write_bytes(b"not a model")
+    with pytest.raises(StageError, match="lid.176.ftz is not a fastText model"):
+        detector(tmp_path).detect("some text")
