@@ -7,67 +7,52 @@ markdown tables and `data:` images; a curve is a PNG, which every browser draws.
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import json
+import math
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-RETENTION = ("extract", "filter", "dedup", "decontaminate")
+from tasks.report import gather
+from tasks.report.card import markdown
+from tasks.stage import StageError
 
 
 def publish(workspace: Path) -> list[str]:
     """Create the artifacts that the metrics of `workspace` allow, inside a flow run; their keys."""
-    pages = {
-        "retention": retention(workspace / "metrics"),
-        "loss-curve": curves(workspace / "metrics"),
-        "scores": scores(workspace / "metrics" / "evaluate"),
-    }
-    shown = [key for key, page in pages.items() if page]
-    for key in shown:
-        create_markdown_artifact(markdown=pages[key], key=key, description=f"from metrics/ of {workspace.name}")
+    shown = []
+    for key, make in (("retention", retention), ("loss-curve", curves), ("scores", scores)):
+        try:
+            page = make(workspace / "metrics")
+        except (OSError, ValueError, LookupError, TypeError, StageError) as error:  # a broken file breaks no run
+            page = f"{key}: the metrics files cannot be read ({type(error).__name__}: {error})"
+        if page:
+            create_markdown_artifact(markdown=page, key=key, description=f"from metrics/ of {workspace.name}")
+            shown.append(key)
     return shown
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    """A markdown table; `|` in a cell is escaped."""
-    escaped = [[str(cell).replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-
-
-def load(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`, or None where there is none that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def retention(metrics: Path) -> str:
     """Documents read, kept, dropped by reason and failed, a row a data stage; empty without such metrics."""
     rows = []
-    for name in RETENTION:
-        found = load(metrics / f"{name}.json")
-        if not found or "read" not in found:
+    for name in gather.DATA_STAGES:
+        if not (metrics / f"{name}.json").exists():
             continue
-        dropped = found.get("dropped") or {}
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1]))
-        rows.append([name, found["read"], found.get("kept", ""), sum(dropped.values()), found.get("failed", ""),
-                     reasons or "-"])
-    return table(["stage", "read", "kept", "dropped", "failed", "reasons"], rows) if rows else ""
+        found = gather.load(metrics / f"{name}.json")
+        reasons = sorted(found["dropped"].items(), key=lambda item: (-item[1], item[0]))
+        rows.append([name, *(f"{found[key]:,}" for key in ("read", "kept")), f"{sum(found['dropped'].values()):,}",
+                     f"{found['failed']:,}", ", ".join(f"{reason} {count:,}" for reason, count in reasons) or "-"])
+    head = ["stage", "read", "kept", "dropped", "failed", "reasons"]
+    return markdown({"head": head, "rows": rows}) if rows else ""
 
 
 def curves(metrics: Path) -> str:
     """Training loss and held-out bits per byte over tokens, a figure a track; empty without curves."""
     pages = []
     for path in sorted(metrics.glob("pretrain/*.csv")):
-        with path.open(encoding="utf-8", newline="") as rows:
-            points = list(csv.DictReader(rows))
-        series = {name: [(float(p["tokens"]), float(p[name])) for p in points if p.get("tokens") and p.get(name)]
-                  for name in ("train_loss", "held_out_bpb")}
+        columns = gather.curve(path)
+        series = {name: [point for point in zip(columns["tokens"], columns[name]) if not math.isnan(point[1])]
+                  for name in ("train_loss", "held_out_bpb") if name in columns}
         if any(series.values()):
             image = base64.b64encode(png(path.stem, series)).decode()
             pages.append(f"## {path.stem}\n\n![loss curve of {path.stem}](data:image/png;base64,{image})\n")
@@ -89,22 +74,7 @@ def png(title: str, series: dict[str, list[tuple[float, float]]]) -> bytes:
     return sink.getvalue()
 
 
-def scores(evaluated: Path) -> str:
-    """A row a task, a column a model, value ± standard error; empty without evaluations."""
-    models = {path.stem: load(path) or {} for path in sorted(evaluated.glob("*.json"))}
-    found = {name: values.get("scores") or values.get("tasks") or {} for name, values in models.items()}
-    tasks = sorted({task for values in found.values() for task in values})
-    if not tasks:
-        return ""
-    rows = [[task, *(cell(found[name].get(task)) for name in models)] for task in tasks]
-    return table(["task", *models], rows)
-
-
-def cell(score: Any) -> str:
-    """One score as text."""
-    if isinstance(score, dict):
-        value, error = score.get("value"), score.get("stderr")
-        if value is None:
-            return "-"
-        return f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
-    return f"{score:.3f}" if isinstance(score, (int, float)) else "-"
+def scores(metrics: Path) -> str:
+    """The report's score table, of the models evaluated so far; empty without any."""
+    made = gather.scores(gather.folder(metrics / "evaluate"))
+    return markdown(made) if made["rows"] else ""

@@ -1,4 +1,4 @@
-"""Tables and curves from metrics files: right cells, escaped text, nothing from nothing, broken files passed over."""
+"""Tables and curves from metrics files: right cells, escaped text, nothing from nothing, a broken file told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flows import artifacts
 def test_retention_counts_and_orders_reasons(tmp_path):
     (tmp_path / "filter.json").write_text(json.dumps(
         {"read": 10, "kept": 5, "dropped": {"short": 1, "a|b": 3}, "failed": 1}))
-    (tmp_path / "dedup.json").write_text("{broken")
     rows = artifacts.retention(tmp_path).splitlines()
     assert rows[2:] == ["| filter | 10 | 5 | 4 | 1 | a\\|b 3, short 1 |"]
 
@@ -33,4 +32,24 @@ def test_curve_is_a_png_with_a_line_in_it(tmp_path):
 
 def test_nothing_from_nothing(tmp_path):
     assert artifacts.retention(tmp_path) == artifacts.curves(tmp_path) == ""
-    assert artifacts.scores(tmp_path / "evaluate") == ""
+    assert artifacts.scores(tmp_path) == ""
+
+
+def test_scores_are_the_reports_rows(tmp_path):
+    (tmp_path / "evaluate").mkdir()
+    cell = {"value": 0.5, "stderr": 0.1, "n": 20, "baselines": {"chance": 0.25}}
+    (tmp_path / "evaluate/base.json").write_text(json.dumps({"scores": {"cloze": {"acc": cell}}}))
+    row = artifacts.scores(tmp_path).splitlines()[-1]
+    assert "0.500 ± 0.100" in row and "0.250 (chance)" in row and "n=20" in row
+
+
+def test_a_broken_file_is_told_and_ends_no_run(tmp_path, monkeypatch):
+    """Only what reaches the server is watched here; that it shows there is tests/chain's."""
+    made = {}
+    monkeypatch.setattr(artifacts, "create_markdown_artifact",
+                        lambda markdown, key, description: made.update({key: markdown}))
+    (tmp_path / "metrics/pretrain").mkdir(parents=True)
+    (tmp_path / "metrics/filter.json").write_text("{broken")
+    (tmp_path / "metrics/pretrain/scratch.csv").write_text("step,train_loss\n1,x\n")
+    assert artifacts.publish(tmp_path) == ["retention", "loss-curve"]
+    assert "cannot be read" in made["retention"] and "cannot be read" in made["loss-curve"]
