@@ -1,0 +1,61 @@
+"""Figures of the page as inline SVG strings: no script, no network, readable on a light and a dark ground."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+from markupsafe import Markup
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen before pyplot picks one
+
+INK, GRID = "#808a96", "#808a9640"
+COLOURS = ("#2f7ed8", "#e4572e", "#2a9d5c", "#a259c4", "#c98a00", "#17a2b8")
+plt.rcParams.update({
+    "svg.hashsalt": "catena", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
+    "legend.frameon": False,
+})
+
+
+def lines(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str,
+          levels: dict[str, float] | None = None, height: float = 3.2) -> Markup:
+    """A line chart: `series` name -> (xs, ys); `levels` name -> a dashed horizontal line with its name on it."""
+    figure, axes = plt.subplots(figsize=(7.6, height))
+    for (name, (xs, ys)), colour in zip(series.items(), COLOURS, strict=False):
+        axes.plot(xs, ys, label=name, color=colour, linewidth=1.8)
+    edge = axes.get_xlim()[1]
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color=INK, linestyle="--", linewidth=1)
+        axes.text(edge, level, f"{name} {level:.2f} ", ha="right", va="bottom", fontsize=9)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if len(series) > 1:
+        axes.legend()
+    return svg(figure)
+
+
+def bars(values: dict[str, float], *, x: str, errors: dict[str, float] | None = None,
+         marks: dict[str, float] | None = None) -> Markup:
+    """Horizontal bars from the top in the order given, with optional error bars and a mark (chance) on each."""
+    names = list(values)
+    figure, axes = plt.subplots(figsize=(7.6, 0.6 + 0.34 * len(names)))
+    axes.barh(names, [values[n] for n in names], color=COLOURS[0], height=0.62,
+              xerr=[(errors or {}).get(n, 0.0) for n in names] if errors else None, ecolor=INK)
+    for name, mark in (marks or {}).items():
+        row = names.index(name)
+        axes.plot([mark, mark], [row - 0.4, row + 0.4], color=COLOURS[1], linewidth=2)
+    axes.invert_yaxis()
+    axes.set_xlabel(x)
+    axes.grid(axis="y", visible=False)
+    return svg(figure)
+
+
+def svg(figure: plt.Figure) -> Markup:
+    """The figure as an <svg> element, sized by its container, the same bytes for the same data."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg"):])

@@ -1,0 +1,130 @@
+"""One page and a model card, made only from the metrics files and what the stages kept to show.
+
+`python -m tasks.report.page metrics data/transcripts data/rejected report/scores.json report/MODEL_CARD.md` writes the
+scores and the card, which are the stage's outputs, and beside them report/index.html: it also shows seconds, the
+machine and every hash, so it is not an output (two machines make two pages of one commit).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tasks import stage
+from tasks.report import card, figures, gather, lineage, rejects
+from tasks.stage import Input, Output
+
+PAGE = Path("report/index.html")
+TIMING = Path(".runtime/timing")
+CAPTIONS = {"sft": "Loss of the assistant's tokens, a batch at a time.",
+            "preference": "DPO loss with the anchor, and the reward margin of the right call over the faulty one."}
+SHOWN = 4  # transcripts of a track, way and family on the page; all are in data/transcripts
+
+
+def report(metrics: Input, transcripts: Input, rejected: Input, scores: Output, model_card: Output) -> None:
+    """Write the score tables as JSON, the model card, and the page. Raises StageError where a metrics file is torn."""
+    models = gather.folder(metrics / "evaluate")
+    tables = {"scores": gather.scores(models), "retention": gather.retention(metrics),
+              "training": gather.training(metrics), "tuning": gather.tuning(metrics),
+              "quantization": gather.quantization(metrics), "agents": gather.agents(metrics)}
+    stage.write_json(scores, tables)
+    model_card.write_text(card.text(metrics, tables), encoding="utf-8")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page = environment.get_template("page.html.j2").render(
+        tables, commit=lineage.commit(), tiles=tiles(metrics, models), curves=curves(metrics),
+        retention_figure=kept(metrics), agents_figure=passes(metrics), serving=gather.serving(metrics, TIMING),
+        transcripts=shown(transcripts), rejects=rejects.sampled(rejected), machine=lineage.machine(),
+        stages=lineage.stages(), seconds=stage_seconds())
+    partial = PAGE.with_suffix(".partial")
+    partial.parent.mkdir(exist_ok=True)
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(PAGE)
+
+
+def tiles(metrics: Path, models: dict[str, Any]) -> list[dict[str, str]]:
+    """The few figures a reader wants first."""
+    left = gather.load(metrics / "decontaminate.json")
+    out = [{"name": "characters of training text", "value": f"{left['characters_out'] / 1e6:.1f} M"}]
+    for track, found in gather.folder(metrics / "pretrain").items():
+        beside = found["baselines_bpb"]
+        out.append({"name": f"{track}: held-out bits per byte (bigram {beside['bigram']:.2f}, "
+                            f"xz {beside['xz']:.2f})", "value": f"{found['held_out_bpb']:.2f}"})
+    for track, found in gather.folder(metrics / "agents").items():
+        out.append({"name": f"{track}: tasks solved with tools (without: {found['without_tools']['value']:.0%})",
+                    "value": f"{found['with_tools']['value']:.0%}"})
+    out.append({"name": "models scored", "value": str(len(models))})
+    return out
+
+
+def kept(metrics: Path) -> figures.Markup:
+    """Bars of the text left after each data stage, in percent of what was extracted."""
+    stages = {name: gather.load(metrics / f"{name}.json")["characters_out"] for name in gather.DATA_STAGES}
+    return figures.bars({name: 100 * value / stages["extract"] for name, value in stages.items()}, x="% of characters")
+
+
+def curves(metrics: Path) -> list[dict[str, Any]]:
+    """A figure for each plots file: the pretraining curve beside its baselines, and the tuning losses."""
+    out = []
+    for track, found in gather.folder(metrics / "pretrain").items():
+        curve = gather.curve(metrics / "pretrain" / f"{track}.csv")
+        scored = [(x, y) for x, y in zip(curve["tokens"], curve["held_out_bpb"]) if y == y]
+        levels = {name.replace("_", " "): found["baselines_bpb"][name] for name in ("bigram", "xz", "trigram")}
+        out.append({"name": f"Pretraining, {track}",
+                    "figure": figures.lines({"held-out": tuple(zip(*scored))}, x="tokens", y="bits per byte",
+                                            levels=levels),
+                    "caption": "Held-out bits per byte while training, on a sample of the held-out windows, and what "
+                               "counting models and a compressor reach on the same text."})
+    for name in ("sft", "preference"):
+        for path in sorted((metrics / name).glob("*.csv")):
+            curve = gather.curve(path)
+            losses = {column: (curve["step"], values) for column, values in curve.items() if column != "step"}
+            out.append({"name": f"{name}, {path.stem}", "figure": figures.lines(losses, x="step", y="loss", height=2.4),
+                        "caption": CAPTIONS[name]})
+    return out
+
+
+def passes(metrics: Path) -> figures.Markup:
+    """Pass rates with and without tools of every track, a random valid call as the mark."""
+    values, errors, marks = {}, {}, {}
+    for track, found in gather.folder(metrics / "agents").items():
+        for key, label in (("with_tools", "with tools"), ("without_tools", "without")):
+            name = f"{track}, {label}"
+            values[name], errors[name] = found[key]["value"], found[key]["stderr"]
+        marks[f"{track}, with tools"] = found["random_call"]
+    return figures.bars(values, x="share of tasks solved", errors=errors, marks=marks)
+
+
+def shown(folder: Path) -> list[dict[str, Any]]:
+    """The first transcripts of each track, way and family, as the page draws them."""
+    out = []
+    for path in sorted(folder.glob("*.jsonl")):
+        count: dict[tuple[str, str], int] = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            run = json.loads(line)
+            key = run["way"], run["family"]
+            count[key] = count.get(key, 0) + 1
+            if count[key] <= SHOWN:
+                turns = [(event["event"], spoken(event)) for event in run["events"]]
+                out.append(run | {"track": path.stem, "turns": turns, "question": turns[0][1] if turns else run["id"]})
+    return out
+
+
+def spoken(event: dict[str, Any]) -> str:
+    """What an event of a run says: its text, or its other values as JSON."""
+    rest = {key: value for key, value in event.items() if key != "event"}
+    return next(iter(rest.values())) if len(rest) == 1 and isinstance(next(iter(rest.values())), str) else json.dumps(
+        rest, ensure_ascii=False)
+
+
+def stage_seconds() -> list[tuple[str, float, int]]:
+    """(stage, seconds, peak MiB) of every stage whose last run here was timed by the flow."""
+    found = {path.stem.removeprefix("stage-"): gather.load(path) for path in sorted(TIMING.glob("stage-*.json"))}
+    return [(name, one["seconds"], one["peak_mib"]) for name, one in found.items()]
+
+
+if __name__ == "__main__":
+    stage.run(report)
