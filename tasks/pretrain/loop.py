@@ -67,6 +67,7 @@ class Run:
                                                           self.settings.precision, self.settings.zero_stage))
         self.checkpoints = Checkpoints(job.resume)
         self.rows: list[dict[str, float]] = []
+        self.losses: list[torch.Tensor] = []  # of the steps since the last point of the curve
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Muon and AdamW. ZeRO cuts matrices into flat pieces, which only DeepSpeed's own Muon can put together."""
@@ -84,23 +85,20 @@ class Run:
         """All remaining steps; returns how the run went, in tokens and seconds."""
         steps, size = self.settings.steps(), self.settings.batch * self.settings.sequence
         first = self.resume()
-        bar = track(total=steps * size, what=f"pretrain {self.job.name}", unit="tok")
-        bar.disable = self.rank > 0
-        bar.update(first * size)
-        began, cpu, losses = time.monotonic(), time.process_time(), []
-        for step in range(first, steps):
-            losses.append(self.step(step))
-            done = step + 1
-            if done % READ_LOSS_EVERY == 0 or done == steps:
-                bar.set_postfix(loss=f"{self.checked(losses, done):.3f}", refresh=False)
-            bar.update(size)
-            if done % self.settings.score_steps == 0 or done == steps:
-                self.score(done, losses)
-                losses = []
-            if done % self.settings.checkpoint_steps == 0 or done == steps:
-                self.checked(losses, done)
-                self.save(done)
-        bar.close()
+        began, cpu = time.monotonic(), time.process_time()
+        with track(total=steps * size, what=f"pretrain {self.job.name}", unit="tok") as bar:
+            bar.disable = self.rank > 0
+            bar.update(first * size)
+            for step in range(first, steps):
+                self.losses.append(self.step(step))
+                done = step + 1
+                if done % READ_LOSS_EVERY == 0 or done == steps:
+                    bar.set_postfix(loss=f"{self.checked(done):.3f}", refresh=False)
+                bar.update(size)
+                if done % self.settings.score_steps == 0 or done == steps:
+                    self.score(done)
+                if done % self.settings.checkpoint_steps == 0 or done == steps:
+                    self.save(done)
         trained = (steps - first) * size
         wall, cpu = time.monotonic() - began, time.process_time() - cpu
         return {"tokens_trained_here": trained, "wall_seconds": wall, "cpu_seconds": cpu,
@@ -118,12 +116,23 @@ class Run:
         self.engine.step()
         return loss.detach()
 
-    def checked(self, losses: list[torch.Tensor], step: int) -> float:
+    def checked(self, step: int) -> float:
         """The last loss. Raises StageError when any was not finite, so that no broken weights are ever saved."""
-        if losses and not bool(torch.isfinite(torch.stack(losses)).all()):
-            raise StageError(f"the training loss is not finite at step {step}: lower pretrain.matrix_rate or "
+        if not self.losses:
+            return math.nan
+        if not bool(torch.isfinite(torch.stack(self.losses)).all()):
+            raise StageError(f"the training loss is not finite by step {step}: lower pretrain.matrix_rate or "
                              "pretrain.rate; the last checkpoint is from before")
-        return float(losses[-1]) if losses else math.nan
+        return float(self.losses[-1])
+
+    def gather_losses(self, step: int) -> torch.Tensor:
+        """float32 [steps since the last point]: losses as means over all ranks, in place of this rank's own."""
+        self.checked(step)
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(losses.div_(self.world))
+        self.losses = list(losses)
+        return losses
 
     def nats(self, windows: scoring.Windows) -> np.ndarray:
         """float64 [windows]: the nats of each window; the ranks share the work evenly."""
@@ -136,18 +145,15 @@ class Run:
         dist.all_gather(parts, found)
         return torch.stack(parts, 1).flatten()[:count].cpu().numpy()
 
-    def score(self, step: int, losses: list[torch.Tensor]) -> None:
+    def score(self, step: int) -> None:
         """Add a point to the curve: the mean training loss since the last one, and the sample's bits per byte."""
-        self.checked(losses, step)
+        mean = float(self.gather_losses(step).mean())
+        self.losses = []
         scored = (self.sample.targets != scoring.IGNORED).sum()
         predicted = (self.windows.targets != scoring.IGNORED).sum()
         bits_per_token = self.nats(self.sample).sum() / scoring.LN2 / scored
-        mean = torch.stack(losses).mean() if losses else torch.tensor(math.nan)
-        if self.world > 1 and losses:
-            dist.all_reduce(mean.div_(self.world))
         self.rows.append({
-            "step": step, "tokens": step * self.settings.batch * self.settings.sequence,
-            "train_loss": round(float(mean), 5),
+            "step": step, "tokens": step * self.settings.batch * self.settings.sequence, "train_loss": round(mean, 5),
             "held_out_bpb": round(float(bits_per_token * predicted / self.held_out.index[:, 1].sum()), 5)})
 
     def resume(self) -> int:
@@ -160,12 +166,14 @@ class Run:
         if loaded is None:
             raise StageError(f"checkpoint {folder} cannot be read by DeepSpeed: remove it and run again")
         self.rows = progress["rows"]
+        self.losses = [torch.tensor(loss, device=self.device) for loss in progress["losses"]]
         if self.rank == 0:
             print(f"resumed at step {progress['step']} from {folder}", flush=True)
         return progress["step"]
 
     def save(self, step: int) -> None:
         """Write the checkpoint of `step`; all ranks write their part, rank 0 seals it."""
+        losses = self.gather_losses(step).tolist()
         partial = self.checkpoints.path(step)
         if self.rank == 0:
             stage.remove(partial)
@@ -173,7 +181,7 @@ class Run:
         self.engine.save_checkpoint(str(partial.parent), tag=partial.name, save_latest=False)
         dist.barrier()
         if self.rank == 0:
-            self.checkpoints.seal(step, {"step": step, "rows": self.rows})
+            self.checkpoints.seal(step, {"step": step, "rows": self.rows, "losses": losses})
         dist.barrier()
 
     def export(self, timing: dict[str, Any]) -> None:

@@ -105,6 +105,10 @@ def launch(hostfile: str, job: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         command[5:5] = ["--master_port", str(probe.getsockname()[1])]
+    hosts = [line.split()[0] for line in Path(hostfile).read_text(encoding="utf-8").splitlines()
+             if line.strip() and not line.startswith("#")]
+    if hosts == ["localhost"]:  # its ranks are started directly: no ssh to try
+        command[5:5] = ["--no_ssh_check", "--master_addr", "127.0.0.1"]
     code = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False).returncode
     if code:
         raise StageError(f"a rank of {hostfile} failed (exit code {code}); its own line stands above")

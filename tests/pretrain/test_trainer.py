@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = {
     "tokens": 60 * 128, "sequence": 32, "batch": 4, "optimizer": "muon", "matrix_rate": 0.02, "rate": 0.005,
     "momentum": 0.95, "weight_decay": 0.0, "clip": 1.0, "warmup": 0.1, "decay": 0.5, "precision": "bf16",
-    "zero_stage": 0, "score_steps": 20, "score_tokens": 200, "checkpoint_steps": 10, "must_beat": []}
+    "zero_stage": 0, "score_steps": 20, "score_tokens": 200, "checkpoint_steps": 6, "must_beat": []}
 SHAPE = {"base": None, "hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 32,
          "positions": 64, "rope_theta": 10000.0}
 
@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(packed, tmp_path, clean):
     model.model.norm.weight.data[3] = float("nan")
     model.save_pretrained(tmp_path / "base")
     line = error_of(workspace(tmp_path / "w", shape={"base": str(tmp_path / "base")}), packed)
-    assert "loss is not finite at step 20" in line
+    assert "loss is not finite by step 6" in line
     assert not list((tmp_path / "w").glob(".resume/*/*/step-*"))
 
 
