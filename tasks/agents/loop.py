@@ -76,9 +76,9 @@ def run(client: OpenAI, model: str, question: str, actions: Sequence[Action], st
             return state.end("out of time")
         if state.tokens >= budget.tokens:
             return state.end("out of tokens")
-        # tools stay in the prompt when none may be called: what the model has read so far must not change
         offer = {"tools": [action.schema for action in actions],
-                 "tool_choice": strategy.choice(step, step == budget.steps - 1)} if actions else {}
+                 "tool_choice": strategy.choice(step, step == budget.steps - 1),
+                 "parallel_tool_calls": False} if actions else {}
         try:
             reply = client.with_options(timeout=left).chat.completions.create(
                 model=model, messages=messages, temperature=0, seed=seed, max_tokens=budget.turn, **offer)

@@ -1,8 +1,8 @@
 """ReAct (Yao et al., 2022) as tool calling: act, see the result, answer.
 
 A model that was never trained to call gets worked examples before the question and a first step that must be a call
-(`first: required`; the server's grammar makes it well-formed); a trained one decides itself (`first: auto`). After
-`calls` calls only an answer is left.
+(`first: required`; the server's grammar makes it well-formed); a trained one decides itself (`first: auto`). The last
+step of the budget is left for an answer.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class ReAct:
-    """A strategy of the loop: `system` and, where `examples`, worked ones open; then at most `calls` calling steps."""
+    """A strategy of the loop: `system` and, where `examples`, worked ones open the conversation."""
 
     system: str
     examples: bool
     first: str
-    calls: int
 
     def opening(self, question: str) -> list[Message]:
         """The system turn, worked examples, the question."""
@@ -36,10 +35,8 @@ class ReAct:
         return [{"role": "system", "content": self.system}, *shown, {"role": "user", "content": question}]
 
     def choice(self, step: int, last: bool) -> str:
-        """`first` on the first step, "auto" while calls are left, then "none": an answer."""
-        if last or step >= self.calls:
-            return "none"
-        return self.first if step == 0 else "auto"
+        """`first` on the first step, then "auto"; "none", an answer, on the last."""
+        return "none" if last else self.first if step == 0 else "auto"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ spec.loader.exec_module(scripted)
 call, says, endpoint = scripted.call, scripted.says, scripted.endpoint
 
 BUDGET = Budget(steps=5, tokens=10_000, seconds=20, turn=64)
-REACT = ReAct("Use tools.", examples=False, first="required", calls=2)
+REACT = ReAct("Use tools.", examples=False, first="required")
 TOOLS = [Action.of(calculator)]
 
 
@@ -45,7 +45,7 @@ def test_a_call_its_result_and_the_answer():
 def test_strategy_decides_the_choice_at_each_step():
     again = [call("calculator", json.dumps({"expression": f"{n} * 2"})) for n in range(9)]
     run, requests = ask(again)
-    assert [request["tool_choice"] for request in requests] == ["required", "auto", "none", "none", "none"]
+    assert [request["tool_choice"] for request in requests] == ["required", "auto", "auto", "auto", "none"]
     assert run.reason == "out of steps" and run.answer is None
 
 
@@ -125,7 +125,7 @@ def test_worked_examples_are_true():
     for _, tool, arguments, result, answer in EXAMPLES:
         if tool in actions:
             assert actions[tool].call(json.dumps(arguments)) == result and result in answer
-    opening = ReAct("s", examples=True, first="auto", calls=1).opening("q")
+    opening = ReAct("s", examples=True, first="auto").opening("q")
     assert [turn["role"] for turn in opening[:5]] == ["system", "user", "assistant", "tool", "assistant"]
 
 
