@@ -45,22 +45,22 @@ def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list
         sums = exercises.arithmetic(amounts.arithmetic, "train", seed)
     except ValueError as error:
         raise StageError(f"sft.conversations: {error}") from None
-    made = [asked_back(fact, draw) for fact in known[:amounts.facts]]
-    made += [looked_up(fact, draw) for fact in known[-amounts.lookups:]] if amounts.lookups else []
+    made = [asked_back(fact, draw) for fact, _ in known[:amounts.facts]]
+    made += [looked_up(fact, source, draw) for fact, source in known[-amounts.lookups:]] if amounts.lookups else []
     made += [exercised(exercise) for exercise in [*asked, *sums]]
     made += list(recalled(amounts.recall, seed))
     draw.shuffle(made)
     return [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
 
 
-def corpus_facts(corpus: Path, seed: int) -> list[Fact]:
-    """Facts for training stated by the corpus, one a question, in an order fixed by `seed`."""
-    found: dict[str, Fact] = {}
+def corpus_facts(corpus: Path, seed: int) -> list[tuple[Fact, str]]:
+    """Facts for training stated by the corpus and their documents' ids, one a question, in an order fixed by `seed`."""
+    found: dict[str, tuple[Fact, str]] = {}
     for shard in documents.shards(corpus):
         for document in documents.read(shard):
             for fact in facts(document.text, document.metadata):
                 if not fact.held_out:
-                    found.setdefault(fact.question, fact)
+                    found.setdefault(fact.question, (fact, document.id))
     ordered = [found[question] for question in sorted(found)]
     random.Random(f"facts {seed}").shuffle(ordered)
     return ordered
@@ -73,11 +73,11 @@ def asked_back(fact: Fact, draw: random.Random) -> Conversation:
     return Conversation("fact", turns, exercises.schemas(offered))
 
 
-def looked_up(fact: Fact, draw: random.Random) -> Conversation:
-    """A fact looked up: the call names the subject, the result is the statement, the answer is copied out of it."""
+def looked_up(fact: Fact, source: str, draw: random.Random) -> Conversation:
+    """A fact looked up in document `source`: the call names the subject, the answer is copied out of the result."""
     others = draw.sample([name for name in exercises.TOOLS if name != "search"], exercises.OFFERED - 1)
     turns = [{"role": "user", "content": fact.question}, call("search", {"query": fact.subject[:60]}),
-             {"role": "tool", "content": fact.statement}, {"role": "assistant", "content": fact.answer}]
+             {"role": "tool", "content": f"{fact.statement} (from {source})"}, {"role": "assistant", "content": fact.answer}]
     return Conversation("lookup", turns, exercises.schemas(draw.sample(["search", *others], exercises.OFFERED)))
 
 

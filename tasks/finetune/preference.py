@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tasks.finetune.pairs import Pair
 
-SYSTEMS = ["", "You are a helpful assistant."]
 SHOWN = 32  # pairs scored at once
 
 
@@ -43,8 +42,11 @@ def preference(tuned: Input, model: Output, metrics: Output, curve: Output, *,
 
     llama = checkpoint.load_model(tuned)
     tokenizer = checkpoint.load_tokenizer(tuned, llama.config.vocab_size)
-    learned, overlong = fitting(pairs(preference.pairs, "train", seed + 1, SYSTEMS, tokenizer), tokenizer, preference)
-    checked, _ = fitting(pairs(preference.checked, "held_out", seed + 1, SYSTEMS, tokenizer), tokenizer, preference)
+    # seed + 1: other exercises than fine-tuning drew
+    learned, overlong = fitting(pairs(preference.pairs, "train", seed + 1, preference.systems, tokenizer),
+                                tokenizer, preference)
+    checked, _ = fitting(pairs(preference.checked, "held_out", seed + 1, preference.systems, tokenizer),
+                         tokenizer, preference)
     if not learned or not checked:
         raise StageError(f"no pair has at most preference.length = {preference.length} tokens: allow longer ones")
     before = ranked(llama, tokenizer, checked)

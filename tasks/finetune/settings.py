@@ -54,6 +54,7 @@ class PreferenceParams(params.Section):
 
     pairs: int = Field(ge=1, le=1_000_000, description="pairs trained on, from the exercises' training split")
     checked: int = Field(ge=1, le=10_000, description="pairs of held-out arguments that accuracy is measured on")
+    systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
     length: int = Field(ge=16, le=1_000_000, description="tokens of the longest pair; longer ones are left out")
     beta: float = Field(gt=0, description="how strongly the reference model holds")
     anchor: float = Field(ge=0, description="weight of the chosen call's own cross-entropy beside the DPO loss")

@@ -15,7 +15,7 @@ from tasks.stage import StageError
 from tests.finetune.test_sft import RUNTIME
 
 PREFERENCE = PreferenceParams(
-    pairs=48, checked=24, length=900, beta=0.5, anchor=0.0, batch=8, epochs=1, learning_rate=0.02, min_accuracy=0.0,
+    pairs=48, checked=24, systems=["", "Be brief."], length=900, beta=0.5, anchor=0.0, batch=8, epochs=1, learning_rate=0.02, min_accuracy=0.0,
     lora=LoraParams(rank=8, alpha=16, targets=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"],
                     max_merge_error=1e-3))
 
