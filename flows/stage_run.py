@@ -23,8 +23,10 @@ from flows.environment import stage_environment
 
 BUSY_PAUSE = 5.0      # seconds between tries while another DVC process holds a path of the stage
 BUSY_PATIENCE = 1800  # seconds of such tries before the stage counts as failed
-QUIET = re.compile(r"^(Updating lock file|To track the changes|\s*git add |To enable auto staging|Use `dvc push`|"
-                   r"\s*dvc config core\.autostage|Generating lock file|> |Running stage |$)")
+QUIET = re.compile(r"""^(Updating\ lock\ file | Generating\ lock\ file | To\ track\ the\ changes | \s*git\ add\ |
+                        To\ enable\ auto\ staging | \s*dvc\ config\ core\.autostage | Use\ `dvc\ push` |
+                        Running\ stage\ | >\  | Stage\ '.*'\ didn't\ change | Data\ and\ pipelines\ are\ up | $)""",
+                   re.VERBOSE)  # DVC's own lines, which the state's line says better
 
 live: set[int] = set()  # process groups now running; a run that ends early kills what is left here
 guard = threading.Lock()

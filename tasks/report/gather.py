@@ -106,8 +106,9 @@ def tuning(metrics: Path) -> Table:
     """One row a tuning stage and track: what it learned from, what it changed on held-out examples, the merge's error."""
     rows = []
     for track, found in folder(metrics / "sft").items():
-        rows.append([f"sft {track}", number(sum(found["conversations"].values())),
-                     f"loss {found['loss_before']:.3f} → {found['loss_after']:.3f}",
+        losses = (f"{kind} {before:.2f} → {found['loss_after'][kind]:.2f}"
+                  for kind, before in found["loss_before"].items())
+        rows.append([f"sft {track}", number(sum(found["conversations"].values())), f"loss: {', '.join(losses)}",
                      f"{found['merge_error']:.1e} (limit {found['merge_error_limit']:.0e})"])
     for track, found in folder(metrics / "preference").items():
         rows.append([f"preference {track}", number(found["pairs"]),
