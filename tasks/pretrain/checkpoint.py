@@ -6,14 +6,16 @@ parameters, so a changed run never resumes from another one's weights.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tasks import stage
+from tasks.stage import StageError
 from tasks.tokenizer.shards import digest
 
 KEPT = 2
@@ -35,6 +37,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    def claim(self) -> IO[str]:
+        """Lock the folder for as long as the returned file is open. Raises StageError where another process trains
+        this very run, such as a rank that outlived its killed launcher."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        held = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            raise StageError(f"another process is training this run in {self.folder}: wait for it or end it") from None
+        return held
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is written before it is sealed."""

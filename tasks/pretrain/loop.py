@@ -66,6 +66,7 @@ class Run:
             self.model, self.optimizer(), parallel.config(self.settings.batch, world, self.settings.clip,
                                                           self.settings.precision, self.settings.zero_stage))
         self.checkpoints = Checkpoints(job.resume)
+        self.lock = self.checkpoints.claim() if rank == 0 else None
         self.rows: list[dict[str, float]] = []
         self.losses: list[torch.Tensor] = []  # of the steps since the last point of the curve
 

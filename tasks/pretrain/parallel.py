@@ -22,6 +22,7 @@ from tasks.stage import StageError
 if TYPE_CHECKING:
     from torch import nn
 
+ROOT = Path(__file__).resolve().parents[2]
 EXTENSIONS = Path(".runtime/torch_extensions")
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
@@ -101,7 +102,7 @@ def launch(hostfile: str, job: Path) -> None:
     if not Path(hostfile).is_file():
         raise StageError(f"runtime.hostfile = {hostfile} is not there: one line a host, `NAME slots=N`")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", hostfile, "--no_local_rank",
-               "--module", "tasks.pretrain.rank", str(job)]
+               "--log_level", "warning", "--module", "tasks.pretrain.rank", str(job)]
     with socket.socket() as probe:
         probe.bind(("", 0))
         command[5:5] = ["--master_port", str(probe.getsockname()[1])]
@@ -109,6 +110,6 @@ def launch(hostfile: str, job: Path) -> None:
              if line.strip() and not line.startswith("#")]
     if hosts == ["localhost"]:  # its ranks are started directly: no ssh to try
         command[5:5] = ["--no_ssh_check", "--master_addr", "127.0.0.1"]
-    code = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, check=False).returncode
+    code = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False).returncode
     if code:
         raise StageError(f"a rank of {hostfile} failed (exit code {code}); its own line stands above")

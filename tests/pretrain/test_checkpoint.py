@@ -3,6 +3,7 @@
 import pytest
 
 from tasks.pretrain.checkpoint import Checkpoints, fingerprint
+from tasks.stage import StageError
 
 
 def seal(store, step, content):
@@ -48,3 +49,9 @@ def test_values_and_inputs_decide_the_fingerprint(tmp_path):
     assert first != fingerprint({"rate": 2}, [file])
     file.write_text("two")
     assert first != fingerprint({"rate": 1}, [file])
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path):
+    with Checkpoints(tmp_path).claim(), pytest.raises(StageError, match="another process is training this run"):
+        Checkpoints(tmp_path).claim()
+    Checkpoints(tmp_path).claim().close()
