@@ -35,5 +35,5 @@ class ModelParams(params.Section):
             return None
         path = Path(self.base)
         if not (path / "config.json").is_file():
-            raise StageError(f"model.base = {self.base}: no config.json there; give a from_pretrained directory or null")
+            raise StageError(f"model.base = {self.base}: no config.json there; give a model directory or null")
         return path

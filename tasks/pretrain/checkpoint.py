@@ -47,7 +47,7 @@ class Checkpoints:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             held.close()
-            raise StageError(f"another process is training this run in {self.folder}: wait for it or end it") from None
+            raise StageError(f"another process is training this run in {self.folder}: wait or end it") from None
         return held
 
     def path(self, step: int) -> Path:

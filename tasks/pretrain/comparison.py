@@ -35,5 +35,6 @@ def gate(table: dict[str, object], settings: PretrainParams) -> None:
     for name in settings.must_beat:
         limit = table["baselines_bpb"][name]
         if table["held_out_bpb"] >= limit:
-            raise StageError(f"held-out bits per byte {table['held_out_bpb']:.3f} is not below the {name}'s {limit:.3f}: "
+            found = table["held_out_bpb"]
+            raise StageError(f"held-out bits per byte {found:.3f} are not below the {name}'s {limit:.3f}: "
                              "train on more tokens, or take it out of pretrain.must_beat")

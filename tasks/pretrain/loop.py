@@ -1,4 +1,4 @@
-"""The training loop of one rank: from packed tokens to a `from_pretrained` directory, resuming where it was killed."""
+"""The training loop of one rank: from packed tokens to a `from_pretrained` directory, resumed where it was killed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Run:
         self.held_out = shards.open_stream(job.packed, "held_out")
         self.windows = scoring.windows(self.held_out, self.settings.sequence)
         self.sample = self.windows.every(self.settings.score_tokens)
-        self.tokens = batches.Windows(shards.open_stream(job.packed, "train").tokens, self.settings.sequence, job.seed)
+        train = shards.open_stream(job.packed, "train")
+        self.tokens = batches.Windows(train.tokens, self.settings.sequence, job.seed)
         self.engine = parallel.engine(
             self.model, self.optimizer(), parallel.config(self.settings.batch, world, self.settings.clip,
                                                           self.settings.precision, self.settings.zero_stage))

@@ -73,7 +73,7 @@ def spare_shared_memory_op() -> None:
     import deepspeed.ops
 
     if SHARED_MEMORY_OP not in deepspeed.ops.__compatible_ops__:
-        raise StageError(f"this DeepSpeed has no operator {SHARED_MEMORY_OP}: install the version constraints.txt pins")
+        raise StageError(f"this DeepSpeed has no {SHARED_MEMORY_OP}: install the version constraints.txt pins")
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
 
 

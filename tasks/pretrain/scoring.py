@@ -20,7 +20,7 @@ LN2 = float(np.log(2))
 
 @dataclass(frozen=True)
 class Windows:
-    """`inputs` and `targets` int64 [windows, sequence], targets IGNORED where not scored; `owner` [windows]: document."""
+    """`inputs` and `targets` int64 [windows, sequence], targets IGNORED if not scored; `owner` [windows]: document."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -51,7 +51,7 @@ def windows(stream: Stream, sequence: int) -> Windows:
 
 @torch.no_grad()
 def nats(model: nn.Module, batch: Windows, size: int, device: str, bf16: bool) -> np.ndarray:
-    """float64 [windows]: summed negative log-likelihood of each window's targets, in nats, `size` windows at a time."""
+    """float64 [windows]: negative log-likelihood of each window's targets in nats, `size` windows at a time."""
     training, found = model.training, []
     model.eval()
     for first in range(0, len(batch.inputs), size):

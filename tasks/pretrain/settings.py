@@ -35,7 +35,7 @@ class PretrainParams(params.Section):
     @model_validator(mode="after")
     def _phases(self) -> PretrainParams:
         if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup ({self.warmup}) and decay ({self.decay}) are shares of one run: at most 1 together")
+            raise ValueError(f"warmup ({self.warmup}) and decay ({self.decay}) are shares of one run: at most 1")
         return self
 
     def steps(self) -> int:

@@ -35,7 +35,7 @@ def pretrain(packed: Input, tokenizer: Input, directory: Output, metrics: Output
     if shards.digest(tokenizer / "tokenizer.json") != about["tokenizer"]:
         raise StageError(f"{packed} was packed with another tokenizer than {tokenizer}: pack again (dvc repro pack)")
     parallel.environment(runtime)
-    from tasks.pretrain import comparison, loop  # after the environment that torch and OpenMP read once, when they load
+    from tasks.pretrain import comparison, loop  # after the environment, which torch and OpenMP read as they load
 
     track = directory.parent.name
     run = checkpoint.fingerprint(

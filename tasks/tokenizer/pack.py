@@ -1,6 +1,7 @@
 """Pack documents into token streams with document boundaries: what pretraining and its baselines read.
 
-    python -m tasks.tokenizer.pack data/corpus data/evalsets/held_out.jsonl models/tokenizer data/packed metrics/pack.json
+    python -m tasks.tokenizer.pack data/corpus data/evalsets/held_out.jsonl models/tokenizer data/packed \\
+        metrics/pack.json
 
 Training documents are laid out in a seeded order, held-out ones in the order of their file. A document that spells a
 special token ("<|im_end|>") is text like any other: it is packed as the bytes it is, never as the token.
@@ -42,7 +43,8 @@ def pack(corpus: Input, held_out: Input, tokenizer: Input, packed: Output, metri
         "separator": made.bos_token_id}
     for split in shards.SPLITS:
         if not texts[split]:
-            raise StageError(f"{corpus if split == 'train' else held_out} holds no document with text: nothing to pack")
+            empty = corpus if split == "train" else held_out
+            raise StageError(f"{empty} holds no document with text: nothing to pack")
         rows = tokenize(made, [text for _, text in texts[split]], pack.batch_documents, split)
         about[split] = shards.write(packed, split, rows, kind)
     stage.write_json(packed / "meta.json", about)

@@ -18,7 +18,7 @@ def stream(documents):
 
 
 def kneser_ney(documents, order, vocabulary):
-    """chance(word, context) as in Chen and Goodman (1999), eq. 4.32, with one discount an order, from dictionaries."""
+    """chance(word, context) as Chen and Goodman (1999) define it, with one discount an order, from dictionaries."""
     counts = [Counter(tuple(d[i:i + n]) for d in documents for i in range(1 if n == 1 else 0, len(d) - n + 1))
               for n in range(order + 1)]
     used = [None] * (order + 1)
