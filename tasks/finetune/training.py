@@ -15,11 +15,13 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
+from transformers import LlamaForCausalLM
 
 from tasks import progress
 from tasks.finetune import masking
 from tasks.finetune.masking import Example
 from tasks.finetune.settings import TrainingParams
+from tasks.pretrain import model as models
 from tasks.pretrain.checkpoint import Checkpoints
 from tasks.stage import StageError
 
@@ -50,10 +52,15 @@ def rate(step: int, steps: int, training: TrainingParams) -> float:
     return training.learning_rate * (0.55 + 0.45 * math.cos(math.pi * done))
 
 
+def plain(model: torch.nn.Module) -> LlamaForCausalLM:
+    """The Llama inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def loss_of(model: torch.nn.Module, examples: list[Example], pad: int) -> torch.Tensor:
     """Mean cross-entropy (nats) of the learned tokens of a batch; the head runs on these positions alone."""
     ids, labels = masking.batch(examples, pad)
-    llama = model.get_base_model() if hasattr(model, "get_base_model") else model
+    llama = plain(model)
     hidden = llama.model(ids, attention_mask=None, use_cache=False).last_hidden_state[:, :-1]
     learned = labels[:, 1:] != -100
     logits = llama.lm_head(hidden[learned]).float()
@@ -91,6 +98,8 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
         for step, loss in enumerate(losses):
             yield step, len(steps), loss
     model.train()
+    stock = plain(model).config._attn_implementation
+    models.use_products(plain(model))  # rows are padded on the right alone, so causal attention needs no other mask
     bar = progress.track(total=len(steps), what="sft", unit="step")
     bar.update(len(losses))
     for step in range(len(losses), len(steps)):
@@ -114,4 +123,5 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
                         "optimizer": optimizer.state_dict()}, partial / "state.pt")
             checkpoints.seal(step + 1, {"losses": losses})
         yield step, len(steps), losses[-1]
+    plain(model).set_attn_implementation(stock)
     bar.close()
