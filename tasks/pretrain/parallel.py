@@ -30,9 +30,9 @@ SHARED_MEMORY_OP = "deepspeed_shm_comm"
 def environment(runtime: params.Runtime) -> None:
     """Set what must stand before torch, OpenMP and DeepSpeed load."""
     params.limit_threads(runtime.threads)
-    # between two parallel regions OpenMP's threads spin for milliseconds and starve whatever else runs on the
-    # cores; a short spin keeps the speed of an idle machine and yields on a busy one
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # between two parallel regions OpenMP's threads spin for milliseconds by default; when anything else runs on the
+    # cores, such as another track's stage, they then wait for each other: a third of the tokens a second
+    os.environ.setdefault("GOMP_SPINCOUNT", "300")
     os.environ["DS_ACCELERATOR"] = runtime.device.split(":")[0]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
