@@ -29,8 +29,9 @@ def random_rate(tasks: Sequence[Any], actions: Sequence[Action], passes: Callabl
 def random_call(chance: random.Random, names: Sequence[str], words: Sequence[str]) -> tuple[str, str]:
     """A tool of `names` and arguments that obey its schema, as JSON text."""
     name = chance.choice(names)
+    one, operator, other = chance.randint(1, 999), chance.choice("+-*"), chance.randint(1, 999)
     arguments = {
-        "calculator": lambda: {"expression": f"{chance.randint(1, 999)} {chance.choice('+-*')} {chance.randint(1, 999)}"},
+        "calculator": lambda: {"expression": f"{one} {operator} {other}"},
         "search": lambda: {"query": " ".join(chance.choices(words, k=2))[:60]},
         "python": lambda: {"code": f"print({chance.randint(0, 9999)})"},
     }[name]()

@@ -66,7 +66,7 @@ class Run:
 
 def run(client: OpenAI, model: str, question: str, actions: Sequence[Action], strategy: Strategy, budget: Budget,
         seed: int = 0) -> Run:
-    """Answer `question` with the tools in `actions` (the allow-list). Never raises for what a model or server does."""
+    """Answer `question` with the tools in `actions`, the allow-list. Never raises for what a model or server does."""
     state, allowed, seen = Run(), {action.name: action for action in actions}, {}
     messages, deadline = strategy.opening(question), time.monotonic() + budget.seconds
     state.log("question", text=question)

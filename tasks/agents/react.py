@@ -16,7 +16,7 @@ from tasks.agents.loop import Message
 EXAMPLES = (
     ("Use Python to count the letters of tree.", "python", {"code": "print(len('tree'))"}, "4", "The answer is 4."),
     ("What do the documents say about file formats?", "search", {"query": "file formats"},
-     "[formats] PNG is a file format.", "The documents say that PNG is a file format."),
+     "PNG is a file format. (from formats)", "The documents say that PNG is a file format."),
     ("What is 12 times 34?", "calculator", {"expression": "12 * 34"}, "408", "The answer is 408."),
 )
 

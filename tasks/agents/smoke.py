@@ -55,7 +55,7 @@ def agents(model: Input, corpus: Input, evalsets: Input, transcripts: Output, me
 
     Raises StageError where the server, the sandbox or the corpus cannot be had, or the server failed in a run.
     """
-    trials = read_trials(evalsets, {"arithmetic": agents.arithmetic, "python": agents.python, "lookup": agents.lookup})
+    trials = read_trials(evalsets, agents.model_dump(include={"arithmetic", "python", "lookup"}))
     started = time.perf_counter()
     with ExitStack() as open_things:
         try:
@@ -74,10 +74,11 @@ def agents(model: Input, corpus: Input, evalsets: Input, transcripts: Output, me
                 for way, how in ways.items()}
         vocabulary = sorted({word for text in index.texts[:2000] for word in words(text)})
         random_rate = floor.random_rate(trials, actions, passes, vocabulary, seed)
-    broken = [run.reason for made in runs.values() for run in made if run.reason.startswith(("the server", "out of time"))]
+    broken = [run.reason for made in runs.values() for run in made
+              if run.reason.startswith(("the server", "out of time"))]
     if broken:
-        raise StageError(f"{len(broken)} of {2 * len(trials)} runs were cut off ({broken[0]}): run again on a machine "
-                         "less busy, or raise agents.seconds")
+        raise StageError(f"{len(broken)} of {2 * len(trials)} runs were cut off ({broken[0]}): run again on a "
+                         "machine less busy, or raise agents.seconds")
     transcripts.write_text("".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n"
                                    for line in written(trials, runs)), encoding="utf-8")
     stage.write_json(metrics, scores(trials, runs) | {"random_call": round(random_rate, 6)})
@@ -109,7 +110,8 @@ def compared(passed: dict[str, list[int]], places: Any) -> dict[str, Any]:
     """Both pass rates and their paired difference on the tasks at `places`, with its distance from 0 in errors."""
     one, other = ([passed[way][at] for at in places] for way in ("with_tools", "without_tools"))
     difference = statistics.paired_difference(one, other)
-    return {"with_tools": statistics.proportion(one).as_dict(), "without_tools": statistics.proportion(other).as_dict(),
+    return {"with_tools": statistics.proportion(one).as_dict(),
+            "without_tools": statistics.proportion(other).as_dict(),
             "difference": difference.as_dict() | {"errors": round(difference.value / difference.stderr, 3)}}
 
 

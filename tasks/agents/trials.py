@@ -30,15 +30,18 @@ class Trial:
 
 
 def read_trials(evalsets: Path, counts: dict[str, int]) -> list[Trial]:
-    """`counts` tasks of each family by the hash of their id, and the plain ones. Raises StageError in one line where
-    a set cannot be read or has fewer."""
+    """`counts` tasks of each family by the hash of their id, and the plain ones; none that its own question answers.
+
+    Raises StageError in one line where a set cannot be read, has no task, or too few of arithmetic.
+    """
     trials = [Trial(f"plain-{at}", "plain", question, answer) for at, (question, answer) in enumerate(PLAIN)]
     for family, name in (("arithmetic", "arithmetic"), ("python", "tools"), ("lookup", "lookup")):
         path = evalsets / f"{name}.jsonl"
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            found = [Trial(str(line["id"]), family, str(line["question"]), str(line["answer"])) for line in lines
+            asked = [Trial(str(line["id"]), family, str(line["question"]), str(line["answer"])) for line in lines
                      if line.get("family", family) == family]
+            found = [trial for trial in asked if not passes(trial, trial.question)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StageError(f"{path} cannot be read ({type(error).__name__} {error}): make it again with "
                              "dvc repro") from None

@@ -53,6 +53,9 @@ def evaluate(model: Input, evalsets: Input, answers: Output, metrics: Output, *,
 
     Raises StageError where the model or an evaluation set cannot be read, or a set has no items.
     """
+    chosen = read_items(evalsets, evaluate.model_dump(), evaluate.held_out_bytes)
+    if not (model / "config.json").is_file():
+        raise StageError(f"{model} is no model directory: it has no config.json")
     os.environ.update(OFFLINE)
     environment.prepare(runtime)
     import torch
@@ -61,7 +64,6 @@ def evaluate(model: Input, evalsets: Input, answers: Output, metrics: Output, *,
     from tasks.evaluate.model import PackedLM, load
 
     started = time.perf_counter()
-    chosen = read_items(evalsets, evaluate.model_dump(), evaluate.held_out_bytes)
     llama, tokenizer = load(model, getattr(torch, evaluate.dtype))
     lm = PackedLM(llama, tokenizer, window=evaluate.window, batch=evaluate.batch,
                   grammar=call_grammar(model, llama.config.vocab_size))

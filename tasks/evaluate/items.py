@@ -19,16 +19,17 @@ CHOICE, CALLS, NUMBER = ("pairs", "cloze", "recall"), ("tools", "tools_grammar")
 
 def read_items(evalsets: Path, counts: dict[str, int], size: int) -> dict[str, list[Item]]:
     """task -> items, in the order of their ids: `counts[set]` of each set by the hash of the id, held-out documents
-    cut at `size` bytes of UTF-8 (many beginnings tell more than one long text). Tool calls are asked twice: freely and under
-    the grammar.
+    cut at `size` bytes of UTF-8 (many beginnings tell more than one long text). Tool calls are asked twice: freely
+    and under the grammar.
 
     Raises StageError naming the file and line of a broken item, or the set that is absent or empty.
     """
     chosen = {}
-    for name, shape in (("held_out", document), ("pairs", pair), ("cloze", choice), ("recall", choice), ("tools", call),
-                        ("arithmetic", number)):
+    for name, shape in {"held_out": document, "pairs": pair, "cloze": choice, "recall": choice, "tools": call,
+                        "arithmetic": number}.items():
         chosen[name] = sample(read(evalsets / f"{name}.jsonl", shape), counts[name])
-    chosen["held_out"] = [item | {"text": item["text"].encode()[:size].decode(errors="ignore")} for item in chosen["held_out"]]
+    for item in chosen["held_out"]:
+        item["text"] = item["text"].encode()[:size].decode(errors="ignore")
     chosen["tools_grammar"] = chosen["tools"]
     return chosen
 

@@ -92,7 +92,8 @@ class PackedLM(LM):
         """Log-probability in nats of each whole text given the document mark, in windows side by side."""
         groups, owners = [], []
         for at, request in enumerate(requests):
-            for given, predicted in get_rolling_token_windows(self.encode(request.args[0]), self.prefix, self.window, 1):
+            ids = self.encode(request.args[0])
+            for given, predicted in get_rolling_token_windows(ids, self.prefix, self.window, 1):
                 sequence = given + predicted[-1:]
                 groups.append(group([sequence], [len(sequence) - len(predicted)]))
                 owners.append(at)
@@ -151,7 +152,7 @@ class PackedLM(LM):
     def score_row(self, groups: Sequence[Group], row: Sequence[int], results: list[Any]) -> None:
         """Run one packed row and put what it scored into `results`."""
         tokens, position, owner, branch = [], [], [], []
-        queries: list[list[tuple[list[int], list[int]]]] = []     # per group and sequence: (rows asked, tokens scored)
+        queries: list[list[tuple[list[int], list[int]]]] = []   # per group and sequence: rows asked, tokens scored
         for at in row:
             one, start = groups[at], len(tokens)
             add(tokens, position, owner, branch, one.shared, 0, at, 0)

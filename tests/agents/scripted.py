@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,17 +24,19 @@ def says(text: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def endpoint(script: Sequence[dict[str, Any] | str | int]) -> Iterator[tuple[OpenAI, list[dict[str, Any]]]]:
+def endpoint(script: Sequence[dict[str, Any] | str | int] | Callable[[dict[str, Any]], Any],
+             ) -> Iterator[tuple[OpenAI, list[dict[str, Any]]]]:
     """A client of a server that gives the script's replies in turn (the last one for ever), and the requests it got.
 
-    A dict is an assistant message, a str a raw body, an int an HTTP error.
+    A dict is an assistant message, a str a raw body, an int an HTTP error. A function is asked for each reply.
     """
     requests: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            reply = script[min(len(requests), len(script)) - 1]
+            at = len(requests) - 1
+            reply = script(requests[at]) if callable(script) else script[min(at, len(script) - 1)]
             status = reply if isinstance(reply, int) else 200
             body = reply if isinstance(reply, str) else json.dumps({"error": {"message": "no"}} if status != 200 else {
                 "id": "x", "object": "chat.completion", "created": 0, "model": "scripted",

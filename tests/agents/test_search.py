@@ -1,4 +1,4 @@
-"""Search finds the paragraph that holds a fact among many, in both languages, and says what is wrong with a corpus."""
+"""Search finds the paragraph that holds a fact, in both languages, and says what is wrong with a corpus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tasks.agents.tools import RESULT, Action, ActionError
 FACTS = {
     "a": "# Sessions\n\nSession.close() releases the connection resources held by a Session object.",
     "b": "Engines\n\nEngine.dispose() closes every pooled connection that is currently checked in to the pool.",
-    "c": "刘备，字玄德，涿郡人也。素有大志，专好结交天下豪杰。\n\n关羽，字云长，河东解良人也。因本处势豪倚势凌人，杀之，逃难江湖。",
+    "c": "刘备，字玄德，涿郡人也。素有大志，专好结交天下豪杰。\n\n"
+         "关羽，字云长，河东解良人也。因本处势豪倚势凌人，杀之，逃难江湖。",
     "d": "The weather of the coast is mild. " * 30 + "Herons nest in the reeds of the delta. " + "Rain falls often. " * 30,
 }
 
@@ -37,7 +38,7 @@ def corpus(tmp_path):
 ])
 def test_finds_the_fact(corpus, query, identity, part):
     found = Index(corpus).search(query)
-    assert found.startswith(f"[{identity}] ") and part in found and len(found) < 400
+    assert found.endswith(f" (from {identity})") and part in found and len(found) < 400
 
 
 def test_scores_are_bm25_by_hand(corpus):

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from tasks.agents.tools import ActionError
 
-SHORTEST, LONGEST = 40, 1_500   # characters of a paragraph: shorter ones join the next, longer ones are cut
+SHORTEST, LONGEST = 160, 1_500  # characters of a paragraph: shorter ones (headings, signatures) join the next
 SNIPPET = 320                   # characters that the model is shown
 QUERY = 60                      # characters of a query
 WORD = re.compile(r"[a-z0-9_]+|[\u3400-\u9fff]+")
@@ -43,13 +43,13 @@ class Index:
         self.bm25.index([words(text) for text in self.texts], show_progress=False)
 
     def search(self, query: str) -> str:
-        """`[document id] sentences` of the best paragraph, or a line saying that nothing matched."""
+        """`sentences (from document id)` of the best paragraph, or a line saying that nothing matched."""
         wanted = [word for word in words(query) if word in self.bm25.vocab_dict]
         if not wanted:
             return "nothing found"
         scores = self.bm25.get_scores(wanted)
         best = int(np.argmax(scores))    # the first of equals: paragraphs stand in document order
-        return f"[{self.ids[best]}] {snippet(self.texts[best], set(wanted))}"
+        return f"{snippet(self.texts[best], set(wanted))} (from {self.ids[best]})"
 
     def action(self) -> Callable[..., str]:
         """The action function over this index."""
@@ -72,7 +72,7 @@ def documents(corpus: Path) -> Iterator[tuple[str, str]]:
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """Blocks between blank lines, short ones (headings) joined to what follows, long ones cut at LONGEST."""
+    """Blocks between blank lines, short ones joined to what follows, long ones cut at LONGEST."""
     held = ""
     for block in re.split(r"\n\s*\n", text):
         held = f"{held}\n{block.strip()}".strip()
