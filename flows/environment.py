@@ -32,7 +32,16 @@ def stage_environment(workspace: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DVC_NO_ANALYTICS": "1",
         "DO_NOT_TRACK": "1",
+        **loopback_direct(),
     }
+
+
+def loopback_direct() -> dict[str, str]:
+    """no_proxy, in both spellings, with this machine in it: what is served here is not asked of a proxy."""
+    hosts = {"127.0.0.1", "localhost"}
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts |= {host.strip() for host in os.environ.get(name, "").split(",") if host.strip()}
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(sorted(hosts)))
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from flows.environment import loopback_direct
+
 PORT = 4200       # Prefect's own; the next free one is taken where it is busy
 PATIENCE = 120    # seconds for the first start, which builds the database
 
@@ -38,7 +40,6 @@ def home() -> Path:
 
 def environment(place: Path, port: int) -> dict[str, str]:
     """os.environ for the server in `place` and for its clients: local, silent, quiet on the terminal."""
-    hosts = {"127.0.0.1", "localhost", *filter(None, os.environ.get("no_proxy", "").split(","))}
     return {
         **os.environ,
         "PREFECT_HOME": str(place),
@@ -50,8 +51,7 @@ def environment(place: Path, port: int) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the chain prints its own lines
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "1",
-        "no_proxy": ",".join(sorted(hosts)),
-        "NO_PROXY": ",".join(sorted(hosts)),
+        **loopback_direct(),
     }
 
 

@@ -202,8 +202,10 @@ class Handler(HTTP11DownloadHandler):
             return await super().download_request(request)
         headers = request.headers.copy()
         headers["Host"] = parts.netloc
+        headers.pop("Proxy-Authorization", None)
+        direct = {**request.meta, "proxy": None}  # a proxy of the environment is for the world outside
         local = parts._replace(scheme="http", netloc=f"127.0.0.1:{port}").geturl()
-        answer = await super().download_request(request.replace(url=local, headers=headers))
+        answer = await super().download_request(request.replace(url=local, headers=headers, meta=direct))
         return answer.replace(url=request.url)
 
 

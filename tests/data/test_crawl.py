@@ -217,8 +217,10 @@ def test_delay_is_kept_between_requests(tmp_path):
     assert (last - ended) - (middle - started) > 1.0
 
 
-def test_unpacked_sites_are_recorded_under_their_address(tmp_path):
-    """A folder of data/sources is served, crawled and written under the URL of its origin."""
+def test_unpacked_sites_are_recorded_under_their_address(tmp_path, monkeypatch):
+    """A folder of data/sources is served, crawled and written under the URL of its origin, past any proxy."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     folder = tmp_path / "data/sources/book"
     (folder / "site/part").mkdir(parents=True)
     (folder / "site/index.html").write_bytes(web_module.html("Index", "part", "one.html", "../../etc/passwd"))
