@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tasks.quantize import rounding
+from kernels.int4 import reference as rounding
 from tasks.stage import StageError, write_json
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tasks.quantize import rounding
+from kernels.int4 import reference as rounding
 
 
 @dataclass

@@ -17,6 +17,8 @@ from flows import graph
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {stage.name: stage for stage in graph.read(ROOT)}
+FOLDER = re.compile(r"^\w+$")                                  # a folder beside the file, such as lm-eval's tasks
+FUNCTION = re.compile(r"!function (\w+(?:\.\w+)*)\.\w+")     # code that lm-eval loads for a task
 STARTED = re.compile(r"^(tasks|kernels)(\.\w+)+$")
 
 
@@ -43,6 +45,9 @@ def named(path: str) -> set[str]:
             modules |= {whole, *(f"{whole}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and STARTED.match(node.value):
             modules.add(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and FOLDER.match(node.value):
+            for beside in sorted((ROOT / "/".join(package) / node.value).glob("*.yaml")):
+                modules |= set(FUNCTION.findall(beside.read_text(encoding="utf-8")))
     # importing a.b.c runs a and a.b too
     modules |= {".".join(name.split(".")[:n]) for name in set(modules) for n in range(1, name.count(".") + 1)}
     own = (name for name in modules if name.split(".")[0] in ("tasks", "kernels", "flows"))
@@ -80,7 +85,7 @@ def test_deps_exist_and_are_needed(name):
     """A dep that is code must be tracked and loaded, or a change of it would rerun the stage for nothing."""
     stage = STAGES[name]
     made = [out for other in STAGES.values() for out in other.outs]
-    code = [dep for dep in stage.deps if not any(covered(dep, (out,)) for out in made)]
+    code = [dep for dep in stage.deps if not any(covered(dep, (out,)) or covered(out, (dep,)) for out in made)]
     absent = [dep for dep in code if not (ROOT / dep).exists()]
     assert not absent, f"{name}: dvc.yaml names deps that are not there: {absent}"
     needed = closure(re.match(r"python -m (\S+)", stage.cmd).group(1))

@@ -8,7 +8,8 @@ import torch
 
 from tasks.finetune import checkpoint
 from tasks.params import Runtime
-from tasks.quantize import formats, gate, layers, rounding, search
+from kernels.int4 import reference as rounding
+from tasks.quantize import formats, gate, layers, search
 from tasks.quantize import awq as stage_module
 from tasks.quantize.compensate import compensated
 from tasks.quantize.settings import GateParams, QuantizeParams

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tasks.quantize import formats, rounding
+from kernels.int4 import reference as rounding
+from tasks.quantize import formats
 from tasks.stage import StageError
 
 

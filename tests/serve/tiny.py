@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks import chat, params
 from tasks.quantize import export as exporting
-from tasks.quantize import formats, rounding
+from kernels.int4 import reference as rounding
+from tasks.quantize import formats
 
 TEXTS = ["The quick brown fox jumps over the lazy dog, and counts 1234567890 times.",
          "素早い茶色の狐。敏捷的棕色狐狸跳过了懒狗。今天天气很好，我们去公园。", "Smile 😀 or cry 😭: naïve café.",

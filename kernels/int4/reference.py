@@ -1,4 +1,4 @@
-"""Group-wise asymmetric rounding to 4 bits: the arithmetic that every int4 weight of the chain obeys.
+"""The int4 operator's reference: group-wise asymmetric rounding, the arithmetic that every int4 weight obeys.
 
 A group is `size` neighbours along a row of a weight [out, in]; it has one fp16 scale and one integer zero point in
 0..15, and a weight reads back as (q - zero) * scale. Scales are rounded to fp16 before they are used, so what is
