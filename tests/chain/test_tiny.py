@@ -83,13 +83,21 @@ def kill_while_pretraining(process: subprocess.Popen[bytes], inside: Path, log: 
     return stage.pid
 
 
+def end_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill what a test that failed left running."""
+    if process.poll() is None:
+        for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            member.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def killed_and_resumed(tmp_path_factory):
     """(checkout, output of both runs) by Prefect, killed once; its server is stopped in the end."""
     top = tmp_path_factory.mktemp("by-prefect")
     checkout, log = copy_of_checkout(top / "a check out"), top / "log"
+    process = start(checkout, log=log)
     try:
-        process = start(checkout, log=log)
         stage = kill_while_pretraining(process, checkout / ".profiles/tiny", log)
         assert process.wait(timeout=60) != 0
         end = time.monotonic() + 10
@@ -99,6 +107,7 @@ def killed_and_resumed(tmp_path_factory):
         finish(start(checkout, log=log), log)
         yield checkout, log
     finally:
+        end_family(process)
         server.stop(checkout / ".prefect")
         shutil.rmtree(top, ignore_errors=True)
 
