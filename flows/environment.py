@@ -30,6 +30,7 @@ def stage_environment(workspace: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # libraries on each other; not the reader's to mend
         "DVC_NO_ANALYTICS": "1",
         "DO_NOT_TRACK": "1",
         **loopback_direct(),

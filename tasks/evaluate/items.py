@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import exercises
+from tasks.evaluate.scoring import fits
 from tasks.stage import StageError
 
 Item = dict[str, Any]
@@ -92,8 +93,8 @@ def call(line: Item) -> Item:
     offered = [text(name) for name in line["tools"]]
     if line["tool"] not in offered or not set(offered) <= exercises.TOOLS.keys():
         raise ValueError(f"tool {line['tool']!r} among the offered {offered}")
-    if not isinstance(line["arguments"], dict) or not 0 <= line["chance"] <= 1:
-        raise ValueError("arguments must be an object, chance a probability")
+    if not fits(line["tool"], line["arguments"]) or not 0 <= line["chance"] <= 1:
+        raise ValueError(f"arguments {line['arguments']!r} that {line['tool']} takes, chance a probability")
     arguments = json.dumps(line["arguments"], ensure_ascii=False)
     return {"id": text(line["id"]), "question": text(line["question"]), "tool": line["tool"], "arguments": arguments,
             "offered": offered, "chance": float(line["chance"]), "phrasing": line["phrasing"],

@@ -38,7 +38,8 @@ def endpoint(script: Sequence[dict[str, Any] | str | int] | Callable[[dict[str, 
             at = len(requests) - 1
             reply = script(requests[at]) if callable(script) else script[min(at, len(script) - 1)]
             status = reply if isinstance(reply, int) else 200
-            body = reply if isinstance(reply, str) else json.dumps({"error": {"message": "no"}} if status != 200 else {
+            failed = {"error": {"message": "no"}}
+            body = reply if isinstance(reply, str) else json.dumps(failed if status != 200 else {
                 "id": "x", "object": "chat.completion", "created": 0, "model": "scripted",
                 "choices": [{"index": 0, "finish_reason": "stop", "message": reply}],
                 "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}})

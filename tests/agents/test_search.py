@@ -17,7 +17,7 @@ FACTS = {
     "b": "Engines\n\nEngine.dispose() closes every pooled connection that is currently checked in to the pool.",
     "c": "刘备，字玄德，涿郡人也。素有大志，专好结交天下豪杰。\n\n"
          "关羽，字云长，河东解良人也。因本处势豪倚势凌人，杀之，逃难江湖。",
-    "d": "The weather of the coast is mild. " * 30 + "Herons nest in the reeds of the delta. " + "Rain falls often. " * 30,
+    "d": "The coast is mild. " * 50 + "Herons nest in the reeds of the delta. " + "Rain falls often. " * 30,
 }
 
 

@@ -53,6 +53,7 @@ def test_a_smaller_count_is_a_subset(tmp_path):
     ("cloze", '{"id": "x", "prompt": "p", "choices": ["a", "b"], "gold": 2}'),
     ("recall", '{"id": "x", "prompt": "p", "choices": ["a", "b"], "gold": true}'),
     ("tools", '{"id": "x", "question": "q", "tool": "rm", "tools": ["rm"], "arguments": {}, "chance": 0}'),
+    ("tools", '{"id": "x", "question": "q", "tool": "timer", "tools": ["timer"], "arguments": {}, "chance": 0}'),
     ("arithmetic", '{"id": "x", "question": "q", "answer": "seven"}'), ("held_out", '{"id": "x"}'),
 ])
 def test_a_broken_line_is_named(tmp_path, name, line):
