@@ -48,12 +48,13 @@ def hit(item: Item, score: Callable[[str], float]) -> float:
 
 
 def tool_calls(items: Sequence[Item]) -> dict[str, dict[str, float]]:
-    """By metric: a random valid call of a random offered tool (`chance`), and always the same call (`majority`)."""
+    """By metric: a random valid call of a random offered tool (`chance`), always the same call (`majority`), and
+    plain text (`no_call`, never a valid call)."""
     offered = sum(1 / len(item["offered"]) for item in items) / len(items)
     return {"exact_match": {"chance": sum(item["chance"] for item in items) / len(items),
                             "majority": most_common(item["target"] for item in items)},
             "right_tool": {"chance": offered, "majority": most_common(item["tool"] for item in items)},
-            "valid": {"chance": 1.0}}
+            "valid": {"no_call": 0.0}}
 
 
 def answers(items: Sequence[Item]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from tasks.stage import StageError
 
 ROW = 512       # tokens of a packed row: longer rows win nothing in the matrix products and pay in attention
 SCORED = 256    # rows of the head computed at once: bounds memory at a vocabulary of 49,152
+PATIENCE = 24   # tokens in which an answer must begin as it should; a call's mark takes six at most
 Grammar = Callable[[dict[str, Any]], Any]   # an item -> a fresh tasks.serve.engine.grammar.Matcher
 
 
@@ -103,7 +104,8 @@ class PackedLM(LM):
         return totals
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Greedy continuation of each (prompt, arguments): `max_gen_toks`, `until`, and `grammar` (see Grammar)."""
+        """Greedy continuation of each (prompt, arguments): `max_gen_toks`, `until`, `grammar` (see Grammar), and
+        `begins`: an answer that does not hold this text within PATIENCE tokens ends there."""
         kinds: dict[str, list[int]] = {}
         for at, request in enumerate(requests):
             kinds.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(at)
@@ -115,7 +117,8 @@ class PackedLM(LM):
                 chosen = members[start:start + self.batch]
                 prompts = [self.encode(requests[at].args[0])[-self.window:] for at in chosen]
                 matchers = [self.grammar(requests[at].doc) for at in chosen] if arguments.get("grammar") else None
-                for at, ids in zip(chosen, self.greedy(prompts, int(arguments.get("max_gen_toks", 64)), matchers)):
+                limit, begins = int(arguments.get("max_gen_toks", 64)), arguments.get("begins", "")
+                for at, ids in zip(chosen, self.greedy(prompts, limit, matchers, begins)):
                     text = self.tokenizer.decode(ids, skip_special_tokens=True)
                     for stop in arguments.get("until") or []:
                         text = text.split(stop)[0] if stop else text
@@ -186,8 +189,10 @@ class PackedLM(LM):
                 taken += len(ids)
 
     @torch.inference_mode()
-    def greedy(self, prompts: Sequence[list[int]], limit: int, matchers: Sequence[Any] | None) -> list[list[int]]:
-        """At most `limit` greedy tokens after each prompt, the end mark left out; `matchers` mask what is allowed."""
+    def greedy(self, prompts: Sequence[list[int]], limit: int, matchers: Sequence[Any] | None,
+               begins: str = "") -> list[list[int]]:
+        """At most `limit` greedy tokens after each prompt, the end mark left out; `matchers` mask what is allowed;
+        without `begins` in its first PATIENCE tokens an answer ends."""
         common = min(map(len, prompts)) - 1
         common = next((i for i in range(common) if len({p[i] for p in prompts}) > 1), common)
         cache, count = DynamicCache(config=self.model.config), len(prompts)
@@ -217,7 +222,8 @@ class PackedLM(LM):
                 if token in self.ends:
                     continue
                 written[which].append(token)
-                if matchers is None or not matchers[which].accept(token):
+                hopeless = len(written[which]) == PATIENCE and begins not in self.tokenizer.decode(written[which])
+                if not hopeless and (matchers is None or not matchers[which].accept(token)):
                     keep.append(i)
             if not keep:
                 break

@@ -81,11 +81,7 @@ def paired_difference(one: Sequence[float], other: Sequence[float]) -> Estimate:
 
 
 def errors_above(estimate: Estimate, baseline: float) -> float:
-    """How many standard errors the value lies above `baseline`, the error taken at the baseline where that is a
-    proportion strictly between 0 and 1, so that a perfect score does not divide by zero."""
-    error = estimate.stderr
-    if 0 < baseline < 1:
-        error = max(error, math.sqrt(baseline * (1 - baseline) / estimate.n))
-    if error == 0:
-        error = 1 / (2 * estimate.n)
-    return (estimate.value - baseline) / error
+    """How many standard errors a proportion lies above `baseline`. The error is the larger of Wilson's (half the
+    interval, above zero even where none or all passed) and that of the baseline itself on as many items."""
+    error = (estimate.high - estimate.low) / (2 * Z95)
+    return (estimate.value - baseline) / max(error, math.sqrt(baseline * (1 - baseline) / estimate.n))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ SCORES = {  # task, metric -> what a reader calls it; arrows say which way is be
     ("pairs", "acc"): "minimal pairs",
     ("cloze", "acc"): "cloze, held-out documents",
     ("recall", "acc"): "key-value recall",
+    ("tools", "right_tool"): "tool calls, right tool",
     ("tools", "exact_match"): "tool calls, exact",
-    ("tools_grammar", "exact_match"): "tool calls, exact, grammar",
+    ("tools_grammar", "right_tool"): "tool calls under grammar, right tool",
+    ("tools_grammar", "exact_match"): "tool calls under grammar, exact",
     ("arithmetic", "exact_match"): "three-digit arithmetic, no tools",
 }
 
@@ -41,6 +44,12 @@ def load(path: Path) -> dict[str, Any]:
 def folder(path: Path) -> dict[str, dict[str, Any]]:
     """name -> metrics of every JSON file directly in `path`; empty where there is no such folder."""
     return {file.stem: load(file) for file in sorted(path.glob("*.json"))}
+
+
+def evaluated(metrics: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The evaluation metrics of the models `names`, in that order; those without a file are left out."""
+    found = folder(metrics / "evaluate")
+    return {name: found[name] for name in names if name in found}
 
 
 def curve(path: Path) -> dict[str, list[float]]:

@@ -24,10 +24,14 @@ CAPTIONS = {"sft": "Loss of the assistant's tokens, a batch at a time.",
 SHOWN = 4  # transcripts of a track, way and family on the page; all are in data/transcripts
 
 
-def report(metrics: Input, transcripts: Input, rejected: Input, scores: Output, model_card: Output) -> None:
-    """Write the score tables as JSON, the model card, and the page. Raises StageError where a metrics file is torn."""
-    models = gather.folder(metrics / "evaluate")
-    tables = {"scores": gather.scores(models), "retention": gather.retention(metrics),
+def report(metrics: Input, transcripts: Input, rejected: Input, scores: Output, model_card: Output, *,
+           models: dict[str, str]) -> None:
+    """Write the score tables as JSON, the model card, and the page; columns in the order of `models`.
+
+    Raises StageError where a metrics file is torn.
+    """
+    found = gather.evaluated(metrics, models)
+    tables = {"scores": gather.scores(found), "retention": gather.retention(metrics),
               "training": gather.training(metrics), "tuning": gather.tuning(metrics),
               "quantization": gather.quantization(metrics), "agents": gather.agents(metrics)}
     stage.write_json(scores, tables)
@@ -35,7 +39,7 @@ def report(metrics: Input, transcripts: Input, rejected: Input, scores: Output, 
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.get_template("page.html.j2").render(
-        tables, commit=lineage.commit(), tiles=tiles(metrics, models), curves=curves(metrics),
+        tables, commit=lineage.commit(), tiles=tiles(metrics, found), curves=curves(metrics),
         retention_figure=kept(metrics), agents_figure=passes(metrics), serving=gather.serving(metrics, TIMING),
         transcripts=shown(transcripts), rejects=rejects.sampled(rejected), machine=lineage.machine(),
         stages=lineage.stages(), seconds=stage_seconds())

@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from tasks import params
 from tasks.report import card, gather
 from tasks.stage import StageError
 
@@ -17,7 +18,8 @@ README, METRICS = Path("README.md"), Path("metrics")
 
 def tables(metrics: Path) -> str:
     """The README's tables as markdown: scores, agents, training, quantization."""
-    made = (gather.scores(gather.folder(metrics / "evaluate")), gather.agents(metrics), gather.training(metrics),
+    models = params.section(dict[str, str], "models", params.load())
+    made = (gather.scores(gather.evaluated(metrics, models)), gather.agents(metrics), gather.training(metrics),
             gather.quantization(metrics))
     return "\n".join(card.markdown(table) for table in made)
 

@@ -246,3 +246,11 @@ def test_bad_input_ends_in_one_line(tmp_path, break_it, line):
     ended = stage_run(tmp_path, "model")
     assert ended.returncode == 1 and line in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "m.json").exists()
+
+
+def test_an_answer_that_is_no_call_ends_early(packed):
+    prompt = packed.encode("the word is")
+    whole = packed.greedy([prompt], 60, None)[0]
+    assert len(whole) == 60, "this model rambles"
+    assert packed.greedy([prompt], 60, None, "<tool_call>")[0] == whole[:24]
+    assert packed.greedy([prompt], 60, None, packed.tokenizer.decode(whole[3:5]))[0] == whole

@@ -74,6 +74,10 @@ def test_paired_error_covers():
 def test_errors_above():
     assert statistics.errors_above(statistics.proportion([1] * 10), 0.5) == pytest.approx(0.5 / math.sqrt(0.25 / 10))
     assert statistics.errors_above(statistics.proportion([0] * 10), 0.0) == 0
+    # all of 30 against nothing: Wilson's half width at 1 is (1 - 30 / (30 + z^2)) / 2
+    z2 = statistics.Z95**2
+    assert statistics.errors_above(statistics.proportion([1] * 30), 0.0) == pytest.approx(
+        2 * statistics.Z95 / (1 - 30 / (30 + z2)))
     assert statistics.errors_above(statistics.proportion([1, 0]), 0.5) == 0
 
 
