@@ -20,9 +20,6 @@ from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
 Message = dict[str, Any]
-ROUND = 72    # exercises drawn together: so few of each family that the closed world never runs out
-ALONE = 0.5   # share of exercises that are offered the right tool alone: half the tokens, the same call
-STOPPED = 0.5  # share of exercises that end with the call: what follows it needs fewer examples
 STATES = ("open", "shut", "new", "old", "hot", "cold", "full", "empty", "clean", "broken", "heavy", "light", "round",
           "sharp", "small", "quiet", "wet", "safe", "lost", "cheap")
 
@@ -43,25 +40,17 @@ def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list
     """
     known = corpus_facts(corpus, seed) if amounts.facts or amounts.lookups else []
     draw = random.Random(f"conversations {seed}")
-    asked = called(amounts.calls, seed)
     try:
+        asked = exercises.tool_calls(amounts.calls, "train", seed)
         sums = exercises.arithmetic(amounts.arithmetic, "train", seed)
     except ValueError as error:
         raise StageError(f"sft.conversations: {error}") from None
     made = [asked_back(fact, draw) for fact, _ in known[:amounts.facts]]
     made += [looked_up(fact, source, draw) for fact, source in known[-amounts.lookups:]] if amounts.lookups else []
-    made += [exercised(exercise, draw) for exercise in [*asked, *sums]]
+    made += [exercised(exercise) for exercise in [*asked, *sums]]
     made += list(recalled(amounts.recall, seed))
     draw.shuffle(made)
     return [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
-
-
-def called(n: int, seed: int) -> list[exercises.Exercise]:
-    """`n` exercises, every family equally often: a small one comes again, asked otherwise or with other tools."""
-    asked: list[exercises.Exercise] = []
-    while len(asked) < n:
-        asked += exercises.tool_calls(min(ROUND, n - len(asked)), "train", seed + len(asked))
-    return asked
 
 
 def corpus_facts(corpus: Path, seed: int) -> list[tuple[Fact, str]]:
@@ -92,14 +81,13 @@ def looked_up(fact: Fact, source: str, draw: random.Random) -> Conversation:
     return Conversation("lookup", turns, exercises.schemas(draw.sample(["search", *others], exercises.OFFERED)))
 
 
-def exercised(exercise: exercises.Exercise, draw: random.Random) -> Conversation:
-    """An exercise's question and call and, in a share of those whose result is known, the result and the reply."""
+def exercised(exercise: exercises.Exercise) -> Conversation:
+    """An exercise's question and call, and where the tool's result is known, the result and the reply."""
     turns = [{"role": "user", "content": exercise.question}, call(exercise.tool, exercise.arguments)]
-    if exercise.result is not None and draw.random() >= STOPPED:
+    if exercise.result is not None:
         turns += [{"role": "tool", "content": exercise.result}, {"role": "assistant", "content": exercise.reply}]
     kind = "arithmetic" if exercise.family == "arithmetic" else "call"
-    offered = [exercise.tool] if draw.random() < ALONE else exercise.tools
-    return Conversation(kind, turns, exercises.schemas(offered))
+    return Conversation(kind, turns, exercises.schemas(exercise.tools))
 
 
 def recalled(n: int, seed: int) -> Iterator[Conversation]:
