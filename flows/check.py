@@ -17,7 +17,9 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Strict
 
 from flows import graph
 from tasks import params
@@ -49,6 +51,9 @@ def bound(stage: graph.Stage) -> set[str]:
     except SystemExit:
         line = usage.getvalue().strip().splitlines()[-1:]
         raise params.ParamsError(f"dvc.yaml: {stage.name}: {line[0] if line else 'bad command line'}") from None
+    for name, value in sections.items():
+        if isinstance(value, int | float | str):  # sections are strict by their models, a bare value is judged here
+            params.section(Annotated[type(value), Strict()], name, params.load())
     track = argv[argv.index("--track") + 1] if "--track" in argv else None
     own = (params.load()["tracks"].get(track) or {}) if track else {}
     return {f"tracks.{track}.{name}" if name in own else name for name in sections}
