@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from dvc.repo import Repo
 
-from flows import graph
+from flows import graph, plots
 from tasks import params
 
 OWN = {"params.yaml", "dvc.lock"}  # files that a workspace keeps for itself, beside the outputs of its stages
@@ -131,6 +131,7 @@ def prepare(root: Path, name: str) -> Path:
     with Repo(str(root)) as repo:
         cache = os.path.relpath(repo.cache.local_cache_dir, workspace / ".dvc")
     write_changed(workspace / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n")
+    plots.write(workspace)
     graph.read(workspace)  # the overlaid values make a graph, or say why not
     return workspace
 
