@@ -120,3 +120,16 @@ def test_what_a_stage_reads_is_a_param_of_it():
                                                 for name in read)}
         assert not idle, f"{stage.name}: dvc.yaml's params name {idle}, which it does not read"
         assert "runtime" not in {key.split(".")[0] for key in named}, f"{stage.name}: runtime is no stage's param"
+
+
+def test_an_experiment_can_change_a_value_and_leaves_the_rest(tmp_path):
+    """`dvc exp run -S` rewrites params.yaml through its own YAML writer, which drops quotes."""
+    from dvc.utils.serialize import modify_yaml
+
+    copy = tmp_path / "params.yaml"
+    copy.write_bytes((ROOT / "params.yaml").read_bytes())
+    before = yaml.safe_load(copy.read_text())
+    with modify_yaml(str(copy)) as values:
+        values["tracks"]["scratch"]["sft"]["training"]["learning_rate"] = 0.001
+    before["tracks"]["scratch"]["sft"]["training"]["learning_rate"] = 0.001
+    assert yaml.safe_load(copy.read_text()) == before
