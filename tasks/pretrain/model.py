@@ -18,6 +18,9 @@ from tasks.model import ModelParams
 from tasks.stage import StageError, one_line
 
 ATTENTION = "catena_products"
+DEVIATION = 0.02   # of embeddings at the start
+LOOK_BACK = 2      # first-layer heads that start out reading the token 1, 2, ... places back
+SHARPNESS = 4.0    # nats by which such a head's score of its place exceeds that of the next best
 
 
 def build(shape: ModelParams, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -44,7 +47,8 @@ def load(base: Path) -> PreTrainedModel:
 
 def scratch(shape: ModelParams, vocabulary: int, seed: int) -> LlamaForCausalLM:
     """A Llama with a tied head. Matrices start at deviation 1/sqrt(fan in), but each block's last at zero, so that
-    every block begins as the identity; embeddings at 0.02, so that the first logits are near uniform."""
+    every block begins as the identity; embeddings at 0.02, so that the first logits are near uniform. The first
+    heads of the first block read the tokens before (`look_back`)."""
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=vocabulary, hidden_size=shape.hidden, intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
@@ -52,12 +56,44 @@ def scratch(shape: ModelParams, vocabulary: int, seed: int) -> LlamaForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}))
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        model.get_input_embeddings().weight.normal_(0, 0.02, generator=draw)
+        model.get_input_embeddings().weight.normal_(0, DEVIATION, generator=draw)
         for name, module in model.model.layers.named_modules():
             if isinstance(module, nn.Linear):
                 last = name.endswith(("o_proj", "down_proj"))
                 module.weight.normal_(0, 0 if last else module.in_features**-0.5, generator=draw)
+        look_back(model, draw)
     return model
+
+
+def look_back(model: LlamaForCausalLM, draw: torch.Generator) -> None:
+    """Let head h of the first block attend to the token h + 1 places back, and add what it reads to the stream.
+
+    Heads that read the previous token are what n-grams and induction are built on (Elhage et al. 2021, "A
+    mathematical framework for transformer circuits"; Olsson et al. 2022, arXiv:2209.11895), and a short run spends
+    much of its tokens on finding them. Here they stand at step 0, by the rotary embedding alone: channel 0 of every
+    embedding is one constant, the fast pairs of query and key read nothing else, and the query's are turned by
+    h + 1 steps, so that the score depends on distance alone. Training is free to undo all of it.
+    """
+    attention, hidden = model.model.layers[0].self_attn, model.config.hidden_size
+    size, shared = attention.head_dim, attention.num_key_value_groups
+    half, fast = size // 2, max(size // 8, min(4, size // 2))
+    model.get_input_embeddings().weight[:, 0] = DEVIATION * hidden**0.5  # as long as all the rest together
+    angles = model.config.rope_parameters["rope_theta"] ** (-torch.arange(fast) * 2 / size)
+    norm = (hidden / 2) ** 0.5  # of the constant, once RMSNorm has made the vector's length sqrt(hidden)
+    strength = (SHARPNESS * size**0.5 / (1 - angles.cos()).sum()) ** 0.5 / norm
+    for head in range(min(LOOK_BACK, model.config.num_attention_heads)):
+        query = attention.q_proj.weight[head * size:(head + 1) * size]
+        key, value = (projection.weight[head // shared * size:(head // shared + 1) * size]
+                      for projection in (attention.k_proj, attention.v_proj))
+        query.zero_()
+        key[:fast], key[half:half + fast] = 0, 0
+        value[:, 0] = 0
+        key[:fast, 0] = strength
+        turned = -(head + 1) * angles
+        query[:fast, 0], query[half:half + fast, 0] = strength * turned.cos(), strength * turned.sin()
+        written = attention.o_proj.weight[:, head * size:(head + 1) * size]
+        written.normal_(0, DEVIATION * (2 / size) ** 0.5, generator=draw)  # what is read, at the embeddings' scale
+        written[0] = 0
 
 
 def products(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,

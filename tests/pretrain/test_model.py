@@ -69,13 +69,14 @@ def test_a_saved_model_is_a_stock_llama_with_the_chains_ends(tokenizer, tmp_path
     assert torch.equal(logits(loaded, ids), logits(model.eval(), ids))
 
 
-def test_the_seed_decides_the_weights_and_blocks_begin_as_the_identity(tokenizer):
+def test_the_seed_decides_the_weights_and_later_blocks_begin_as_the_identity(tokenizer):
     one, same, other = (module.build(SHAPE, tokenizer, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters()))
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
     ids = torch.arange(30)[None]
     with torch.no_grad():
-        table = one.model.norm(one.model.embed_tokens(ids)) @ one.lm_head.weight.T
+        first = one.model(input_ids=ids, output_hidden_states=True).hidden_states[1]
+        table = one.model.norm(first) @ one.lm_head.weight.T
     torch.testing.assert_close(logits(one, ids), table)
 
 
@@ -96,3 +97,19 @@ def test_flops_and_parameters_by_hand(tokenizer):
     block = 64 * 128 + 2 * 64 * 64 + 128 * 64 + 3 * 64 * 128 + 2 * 64
     assert module.parameters(model) == 300 * 64 + 2 * block + 64
     assert module.flops_per_token(model, 16) == 6 * module.parameters(model) + 12 * 2 * 4 * 32 * 16
+
+
+@pytest.mark.parametrize("heads, kv_heads, hidden, size, least",
+                         [(3, 1, 192, 64, 0.9), (4, 2, 64, 32, 0.85), (2, 2, 128, 16, 0.6)])
+def test_the_first_heads_start_out_reading_the_tokens_before(tokenizer, heads, kv_heads, hidden, size, least):
+    shape = SHAPE.model_copy(update={"hidden": hidden, "heads": heads, "kv_heads": kv_heads, "head_dim": size})
+    model = module.build(shape, tokenizer, seed=1).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, 300, (2, 64), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        weights = model(input_ids=ids, output_attentions=True).attentions[0]
+    for head in range(module.LOOK_BACK):
+        back = head + 1
+        places = torch.arange(back, 64)
+        assert weights[:, head, places, places - back].mean() > least
+        assert (weights[:, head, places].argmax(-1) == places - back).float().mean() > 0.97
