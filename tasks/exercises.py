@@ -237,6 +237,13 @@ def tool_calls(n: int, split: Split, seed: int, families: Sequence[str] = CALLS)
     return _take(n, turns(), "+".join(families), split)
 
 
+def drills(n: int, seed: int) -> list[Exercise]:
+    """`n` training exercises, every family as often as any other: the small ones repeat themselves."""
+    stream = random.Random(f"{seed} drills")
+    families = [_drawn(family, "train", stream) for family in FAMILIES]
+    return [next(filter(None, families[number % len(families)])) for number in range(n)]
+
+
 def schemas(names: Sequence[str]) -> list[dict[str, Any]]:
     """OpenAI tool schemas of `names`, in that order, as the chat template and the API take them."""
     return [TOOLS[name] for name in names]
@@ -279,24 +286,31 @@ def _exercises(family: str, split: Split, seed: int) -> Iterator[Exercise]:
     """Distinct exercises of a family, without end until two thousand draws bring nothing new."""
     if split not in ("train", "held_out"):
         raise ValueError(f"split is train or held_out, not {split!r}")
-    tool, draw = FAMILIES[family]
-    stream = random.Random(f"{seed} {family} {split}")
     seen: set[str] = set()
     misses = 0
-    while misses < 2000:
+    for exercise in _drawn(family, split, random.Random(f"{seed} {family} {split}")):
         misses += 1
+        if exercise and exercise.id not in seen:
+            seen.add(exercise.id)
+            misses = 0
+            yield exercise
+        if misses == 2000:
+            return
+
+
+def _drawn(family: str, split: Split, stream: random.Random) -> Iterator[Exercise | None]:
+    """Endless draws of a family, None for one of the other split."""
+    tool, draw = FAMILIES[family]
+    while True:
         kind, values, arguments, result, answer, reply = draw(stream)
         common, kept = PHRASINGS[kind]
         phrasing = stream.choice(common + kept if split == "held_out" else common)
         others = stream.sample([name for name in TOOLS if name != tool], OFFERED - 1)
         offered = tuple(stream.sample([tool, *others], OFFERED))
         if is_held_out(tool, arguments) != (split == "held_out"):
+            yield None
             continue
         question = phrasing.format(**values)
         identity = hashlib.sha256(json.dumps([family, question, arguments]).encode()).hexdigest()[:16]
-        if identity in seen:
-            continue
-        seen.add(identity)
-        misses = 0
         yield Exercise(f"{family}-{identity}", family, question, tool, arguments, result, answer, reply, offered,
                        "new" if phrasing in kept else "seen")

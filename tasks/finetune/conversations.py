@@ -1,6 +1,7 @@
 """Conversations to learn from, made deterministically from the corpus and from the exercises' training split.
 
-Five kinds: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool calls
+Drills come first: bare questions and their calls, a third as long as a conversation, so that copying arguments is
+learned before reading signatures (a curriculum: Bengio et al. 2009). Then five kinds, mixed: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool calls
 (call, result, an answer that copies the result), arithmetic through the calculator, and recall of a value among keyed
 ones. Facts and arguments that evaluation asks are left out (Fact.held_out, split="train").
 """
@@ -51,6 +52,12 @@ def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list
     made += list(recalled(amounts.recall, seed))
     draw.shuffle(made)
     return [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
+
+
+def drills(n: int, seed: int) -> list[Conversation]:
+    """`n` questions of the training split, each with its right call and nothing else."""
+    return [Conversation("drill", [{"role": "user", "content": each.question}, call(each.tool, each.arguments)])
+            for each in exercises.drills(n, seed)]
 
 
 def corpus_facts(corpus: Path, seed: int) -> list[tuple[Fact, str]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM
 
-from tasks import chat
 from tasks.finetune.settings import LoraParams
 from tasks.stage import StageError
 
@@ -23,13 +22,8 @@ def configuration(model: LlamaForCausalLM, lora: LoraParams, rows: list[int] | N
                       trainable_token_indices={"embed_tokens": sorted(rows)} if rows else None)
 
 
-def adapt(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, lora: LoraParams, seed: int) -> PeftModel:
-    """`model` with trainable adapters; the rest is frozen, save the embedding rows of the chat tokens.
-
-    A model pretrained on documents alone never saw `<|im_start|>` or `<|im_end|>`: without rows of their own it could
-    not tell them apart. The rows are trained through the tied head too.
-    """
-    rows = tokenizer.convert_tokens_to_ids([chat.START, chat.END])
+def adapt(model: LlamaForCausalLM, lora: LoraParams, rows: list[int], seed: int) -> PeftModel:
+    """`model` with trainable adapters and trainable `rows` of the embedding, tied head included; the rest is frozen."""
     torch.manual_seed(seed)
     return get_peft_model(model, configuration(model, lora, rows))
 

@@ -14,6 +14,7 @@ class ConversationsParams(params.Section):
     lookups: int = Field(ge=0, le=1_000_000, description="facts looked up through search, at most")
     calls: int = Field(ge=0, le=1_000_000, description="exercises of the tool families")
     arithmetic: int = Field(ge=0, le=1_000_000, description="three-digit arithmetic through the calculator")
+    drills: int = Field(ge=0, le=10_000_000, description="bare questions and calls learned before all else")
     recall: int = Field(ge=0, le=1_000_000, description="a value recalled among keyed ones")
     systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
 
@@ -32,7 +33,9 @@ class TrainingParams(params.Section):
 
     epochs: int = Field(ge=1, le=1000)
     batch: int = Field(ge=1, le=4096, description="conversations a step")
-    learning_rate: float = Field(gt=0, lt=1, description="peak, for AdamW")
+    drill_batch: int = Field(ge=1, le=4096, description="drills a step")
+    matrix_rate: float = Field(gt=0, lt=1, description="peak for the adapters, by Muon")
+    learning_rate: float = Field(gt=0, lt=1, description="peak for the embeddings, by AdamW")
     warmup: float = Field(ge=0, lt=1, description="share of steps of linear warm-up; cosine to a tenth after it")
     clip: float = Field(gt=0, description="largest gradient norm")
     precision: str = Field(pattern="^(fp32|bf16)$", description="bf16 is autocast; weights stay fp32")
@@ -45,6 +48,7 @@ class SftParams(params.Section):
     length: int = Field(ge=16, le=1_000_000, description="tokens of the longest conversation; longer ones are left out")
     checked: int = Field(ge=1, le=10_000, description="conversations kept from training to watch the loss on")
     conversations: ConversationsParams
+    embeddings: bool = Field(description="train all rows of the embedding, or those of the chat tokens alone")
     lora: LoraParams
     training: TrainingParams
 

@@ -15,7 +15,7 @@ import csv
 import time
 from pathlib import Path
 
-from tasks import params, stage
+from tasks import chat, params, stage
 from tasks.finetune import environment
 from tasks.finetune.settings import SftParams
 from tasks.pretrain.checkpoint import fingerprint
@@ -31,7 +31,7 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     started = time.monotonic()
     environment.prepare(runtime)
     from tasks.finetune import checkpoint, lora, masking, training
-    from tasks.finetune.conversations import conversations
+    from tasks.finetune.conversations import conversations, drills
 
     llama = checkpoint.load_model(base)
     tokenizer = checkpoint.load_tokenizer(base, llama.config.vocab_size)
@@ -39,12 +39,17 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
         raise StageError(f"sft.length = {sft.length} is beyond the model's {llama.config.max_position_embeddings} "
                          "positions")
     made = conversations(corpus, sft.conversations, seed)
+    short = drills(sft.conversations.drills, seed)
     examples, overlong = masking.fitting([masking.encode(each, tokenizer) for each in made], sft.length)
+    drilled, longer = masking.fitting([masking.encode(each, tokenizer) for each in short], sft.length)
     if len(examples) <= sft.checked:
         raise StageError(f"{len(examples)} of {len(made)} conversations have at most {sft.length} tokens, "
                          f"{sft.checked} of them are kept to check: ask for more or a longer sft.length")
-    checked, learned = examples[:sft.checked], examples[sft.checked:]
-    adapted = lora.adapt(llama, tokenizer, sft.lora, seed)
+    checked, learned = examples[:sft.checked], drilled + examples[sft.checked:]
+    # a model pretrained on documents alone never saw the chat tokens, whose rows it cannot do without; and a word
+    # behind a space and the same word in quotes are strangers to it, which copying into a call must first make kin
+    rows = range(llama.config.vocab_size) if sft.embeddings else tokenizer.convert_tokens_to_ids([chat.START, chat.END])
+    adapted = lora.adapt(llama, sft.lora, list(rows), seed)
     before = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     resume = resume_folder("sft", [base, corpus], sft, seed, runtime)
     points = list(training.train(adapted, learned, sft.training, tokenizer.pad_token_id, seed, resume))
@@ -54,8 +59,8 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     merged, error = lora.merge(adapted, probe, sft.lora.max_merge_error)
     checkpoint.save(merged, tokenizer, model)
     stage.write_json(metrics, {
-        "conversations": dict(sorted(collections.Counter(each.kind for each in made).items())),
-        "overlong": overlong, "steps": len(points), "tokens": sum(len(each.ids) for each in learned),
+        "conversations": dict(sorted(collections.Counter(each.kind for each in short + made).items())),
+        "overlong": overlong + longer, "steps": len(points), "tokens": sum(len(each.ids) for each in learned),
         "learned_tokens": sum(sum(each.learned) for each in learned),
         "loss_before": before, "loss_after": after, "merge_error": error,
         "merge_error_limit": sft.lora.max_merge_error,

@@ -1,4 +1,5 @@
-"""The supervised loop: adapters learn the assistant's tokens, and a killed run ends in the same bytes.
+"""The supervised loop: adapters learn the assistant's tokens by Muon (tasks/pretrain/optimizer.py: four times AdamW's
+progress on the drills, docs/LOG.md), and a killed run ends in the same bytes.
 
 It is our own and short, where trl's SFTTrainer would do, for two reasons: batches are indexed by (seed, step) alone,
 so a resumed run sees what an undisturbed one would have seen; and what is kept to resume is the adapters and their
@@ -23,33 +24,55 @@ from tasks.finetune.masking import Example
 from tasks.finetune.settings import TrainingParams
 from tasks.pretrain import model as models
 from tasks.pretrain.checkpoint import Checkpoints
+from tasks.pretrain.optimizer import MuonAdamW
 from tasks.stage import StageError
 
+MOMENTUM = 0.95  # Muon's
 POOL = 16  # batches whose conversations are sorted by length together: less padding, order still random
 
 
 def batches(examples: list[Example], training: TrainingParams, seed: int) -> list[list[Example]]:
-    """Every step's conversations, in order: each epoch shuffled by (seed, epoch), lengths alike within a batch."""
-    steps = []
+    """Every step's conversations, in order: the drills once, then every epoch of all else."""
+    drills = [example for example in examples if example.kind == "drill"]
+    rest = [example for example in examples if example.kind != "drill"]
+    steps = shuffled(drills, training.drill_batch, f"{seed} drills")
     for epoch in range(training.epochs):
-        draw = random.Random(f"{seed} {epoch}")
-        order = draw.sample(examples, len(examples))
-        pools = [order[at:at + POOL * training.batch] for at in range(0, len(order), POOL * training.batch)]
-        for pool in pools:
-            pool.sort(key=lambda example: len(example.ids))
-            cut = [pool[at:at + training.batch] for at in range(0, len(pool), training.batch)]
-            draw.shuffle(cut)
-            steps += cut
+        steps += shuffled(rest, training.batch, f"{seed} {epoch}")
+    return steps
+
+
+def shuffled(examples: list[Example], size: int, key: str) -> list[list[Example]]:
+    """Batches of `size` in an order fixed by `key`, lengths alike within a batch."""
+    draw = random.Random(key)
+    order = draw.sample(examples, len(examples))
+    steps = []
+    for at in range(0, len(order), POOL * size):
+        pool = sorted(order[at:at + POOL * size], key=lambda example: len(example.ids))
+        cut = [pool[at:at + size] for at in range(0, len(pool), size)]
+        draw.shuffle(cut)
+        steps += cut
     return steps
 
 
 def rate(step: int, steps: int, training: TrainingParams) -> float:
-    """Learning rate of `step` (from 0): linear warm-up, then cosine down to a tenth of the peak."""
+    """Factor on the learning rates at `step` (from 0): linear warm-up, then cosine down to a tenth."""
     warm = training.warmup * steps
     if step < warm:
-        return training.learning_rate * (step + 1) / (warm + 1)
+        return (step + 1) / (warm + 1)
     done = (step - warm) / max(1, steps - warm)
-    return training.learning_rate * (0.55 + 0.45 * math.cos(math.pi * done))
+    return 0.55 + 0.45 * math.cos(math.pi * done)
+
+
+def optimizer_of(model: torch.nn.Module, training: TrainingParams) -> MuonAdamW:
+    """Muon for the adapters' matrices, AdamW for embedding rows."""
+    adapters, rows = [], []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            (adapters if "lora_" in name else rows).append(weight)
+    return MuonAdamW([
+        {"params": adapters, "use_muon": True, "peak": training.matrix_rate, "weight_decay": 0.0},
+        {"params": rows, "use_muon": False, "peak": training.learning_rate, "weight_decay": 0.0},
+    ], momentum=MOMENTUM)
 
 
 def plain(model: torch.nn.Module) -> LlamaForCausalLM:
@@ -85,7 +108,7 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
     """
     steps = batches(examples, training, seed)
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = optimizer_of(model, training)
     checkpoints = Checkpoints(resume)
     losses: list[float] = []
     if found := checkpoints.latest(lambda line: print(line, file=sys.stderr)):
@@ -104,7 +127,7 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
     bar.update(len(losses))
     for step in range(len(losses), len(steps)):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, len(steps), training)
+            group["lr"] = group["peak"] * rate(step, len(steps), training)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
             loss = loss_of(model, steps[step], pad)
         if not torch.isfinite(loss):

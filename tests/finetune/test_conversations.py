@@ -5,11 +5,11 @@ import pytest
 from tasks import exercises
 from tasks.data.facts import facts
 from tasks.finetune import masking
-from tasks.finetune.conversations import Conversation, conversations
+from tasks.finetune.conversations import Conversation, conversations, drills
 from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
-AMOUNTS = ConversationsParams(facts=10, lookups=10, calls=60, arithmetic=20, recall=15, systems=["", "Be brief."])
+AMOUNTS = ConversationsParams(facts=10, lookups=10, calls=60, arithmetic=20, recall=15, drills=0, systems=["", "Be brief."])
 
 
 def test_same_seed_same_conversations_and_every_kind(corpus):
@@ -35,6 +35,17 @@ def test_nothing_that_evaluation_asks_is_learned(corpus):
                 assert (made["name"], str(made["arguments"])) not in forbidden
                 if each.kind in ("call", "arithmetic"):
                     assert not exercises.is_held_out(made["name"], made["arguments"])
+
+
+def test_drills_are_bare_and_each_family_comes_as_often():
+    made = drills(70, 7)
+    assert made == drills(70, 7) != drills(70, 8)
+    tools = [each.messages[1]["tool_calls"][0]["function"]["name"] for each in made]
+    assert {tool: tools.count(tool) for tool in tools} == dict.fromkeys(exercises.TOOLS, 10)
+    for each in made:
+        call = each.messages[1]["tool_calls"][0]["function"]
+        assert not each.tools and len(each.messages) == 2
+        assert not exercises.is_held_out(call["name"], call["arguments"])
 
 
 def test_final_answers_copy_the_result_and_the_right_tool_is_offered(corpus):

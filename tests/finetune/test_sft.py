@@ -22,9 +22,10 @@ RUNTIME = Runtime(threads=1, workers=1, executor="local", device="cpu", host="12
 LORA = LoraParams(rank=8, alpha=32, targets=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"], max_merge_error=1e-3)
 SFT = SftParams(
     length=700, checked=12, lora=LORA,
-    conversations=ConversationsParams(facts=10, lookups=4, calls=30, arithmetic=10, recall=20, systems=[""]),
-    training=TrainingParams(epochs=2, batch=4, learning_rate=0.03, warmup=0.1, clip=1.0, precision="fp32",
-                            keep_every=2))
+    conversations=ConversationsParams(facts=10, lookups=4, calls=30, arithmetic=10, recall=20, drills=14, systems=[""]),
+    embeddings=False,
+    training=TrainingParams(epochs=2, batch=4, drill_batch=7, matrix_rate=0.02, learning_rate=0.03, warmup=0.1, clip=1.0,
+                            precision="fp32", keep_every=2))
 
 
 def run(base, corpus, out, **changes):
@@ -43,8 +44,8 @@ def test_the_loss_is_the_mean_over_learned_tokens(llama):
 
 def test_the_schedule_warms_up_and_decays():
     rates = [training.rate(step, 100, SFT.training) for step in range(100)]
-    assert rates[0] < rates[5] < max(rates) == pytest.approx(0.03, rel=0.02)
-    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] == pytest.approx(0.003, rel=0.05)
+    assert rates[0] < rates[5] < max(rates) == pytest.approx(1, rel=0.02)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] == pytest.approx(0.1, rel=0.05)
 
 
 def test_every_epoch_reads_every_conversation_once():
@@ -54,8 +55,24 @@ def test_every_epoch_reads_every_conversation_once():
     assert sorted(read[:50]) == sorted(read[50:]) == list(range(50)) and read[:50] != read[50:]
 
 
+def test_drills_come_once_and_first_in_batches_of_their_own():
+    examples = [masking.Example("drill" if n < 20 else "a", [n], [1]) for n in range(50)]
+    steps = training.batches(examples, SFT.training, seed=3)
+    assert sorted(example.ids[0] for step in steps[:3] for example in step) == list(range(20))
+    assert [len(step) for step in steps[:3]].count(7) == 2
+    assert all(example.ids[0] >= 20 for step in steps[3:] for example in step)
+
+
+def test_muon_has_the_adapters_and_adamw_the_rows(llama):
+    adapted = lora.adapt(llama, LORA, [1, 2], seed=0)
+    muon, adamw = training.optimizer_of(adapted, SFT.training).param_groups
+    assert muon["use_muon"] and all(weight.ndim == 2 and LORA.rank in weight.shape for weight in muon["params"])
+    assert not adamw["use_muon"] and [tuple(weight.shape) for weight in adamw["params"]] == [(2, 32)]
+    assert len(muon["params"]) == 2 * len(LORA.targets) * llama.config.num_hidden_layers
+
+
 def test_merging_leaves_the_logits(llama, tokenizer):
-    adapted = lora.adapt(llama, tokenizer, LORA, seed=0)
+    adapted = lora.adapt(llama, LORA, [1, 2], seed=0)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if weight.requires_grad:
@@ -71,7 +88,7 @@ def test_merging_leaves_the_logits(llama, tokenizer):
 
 
 def test_a_merge_that_changes_the_model_fails(llama, tokenizer):
-    adapted = lora.adapt(llama, tokenizer, LORA, seed=0)
+    adapted = lora.adapt(llama, LORA, [1, 2], seed=0)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if weight.requires_grad:
@@ -81,7 +98,7 @@ def test_a_merge_that_changes_the_model_fails(llama, tokenizer):
 
 
 def test_only_adapters_and_chat_rows_are_trained(llama, tokenizer):
-    trained = [name for name, weight in lora.adapt(llama, tokenizer, LORA, 0).named_parameters()
+    trained = [name for name, weight in lora.adapt(llama, LORA, [1, 2], 0).named_parameters()
                if weight.requires_grad]
     assert trained and all("lora_" in name or "trainable_tokens" in name for name in trained)
     assert not any("k_proj" in name for name in trained)
@@ -96,7 +113,9 @@ def test_the_stage_learns_and_writes_a_model_directory(base, corpus, tmp_path, m
     assert len(rows) == metrics["steps"] and float(rows[-1]["loss"]) < float(rows[0]["loss"])
     model = checkpoint.load_model(tmp_path / "out/model")
     assert model.generation_config.eos_token_id == checkpoint.load_tokenizer(tmp_path / "out/model").eos_token_id
-    # what was not adapted did not move
+    # what was not adapted did not move, nor did the rows of other than chat tokens
+    rows = [m.model.embed_tokens.weight for m in (model, checkpoint.load_model(base))]
+    assert torch.equal(rows[0][10:], rows[1][10:]) and not torch.equal(rows[0], rows[1])
     assert torch.equal(model.model.layers[0].self_attn.k_proj.weight,
                        checkpoint.load_model(base).model.layers[0].self_attn.k_proj.weight)
 
@@ -138,4 +157,4 @@ def test_bad_input_is_one_line(base, corpus, tmp_path, monkeypatch):
     with pytest.raises(StageError, match="no linear layer is called w1"):
         run(base, corpus, tmp_path, lora=LORA.model_copy(update={"targets": ["w1"]}))
     with pytest.raises(StageError, match="the loss is nan|the loss is inf"):
-        run(base, corpus, tmp_path, training=SFT.training.model_copy(update={"learning_rate": 1e30, "clip": 1e30}))
+        run(base, corpus, tmp_path, training=SFT.training.model_copy(update={"matrix_rate": 1e30, "clip": 1e30}))
