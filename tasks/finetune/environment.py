@@ -7,15 +7,15 @@ import os
 from tasks import memory, params
 
 
-def prepare(runtime: params.Runtime) -> None:
+def prepare(runtime: params.Runtime, spin: int) -> None:
     """Set the environment, load torch, and make it compute the same bytes every time on `runtime.threads` threads.
 
-    Call it before anything else imports torch: OpenMP reads its environment once.
+    Call it before anything else imports torch: OpenMP reads its environment once. Between two parallel regions its
+    threads spin `spin` times before they sleep: training a small model has thousands of regions a second and needs
+    20,000; large products have few, and 300 leaves the cores to the stage beside.
     """
     params.limit_threads(runtime.threads)
-    # between two parallel regions OpenMP's threads spin for milliseconds and starve whatever else runs on the
-    # cores; a short spin keeps the speed of an idle machine and yields on a busy one
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("GOMP_SPINCOUNT", str(spin))
     os.environ["DS_ACCELERATOR"] = "cpu"  # libraries that find DeepSpeed installed ask it, and it warns
     memory.keep_freed()
     import torch

@@ -19,6 +19,13 @@ class ConversationsParams(params.Section):
     systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
 
 
+class RehearsalParams(params.Section):
+    """Passages of the corpus among the conversations."""
+
+    passages: int = Field(ge=0, le=10_000_000)
+    tokens: int = Field(ge=8, le=1_000_000, description="of one passage, at most")
+
+
 class LoraParams(params.Section):
     """The adapters: rank, strength, and the linear layers they sit on."""
 
@@ -48,6 +55,7 @@ class SftParams(params.Section):
     length: int = Field(ge=16, le=1_000_000, description="tokens of the longest conversation; longer ones are left out")
     checked: int = Field(ge=1, le=10_000, description="conversations kept from training to watch the loss on")
     conversations: ConversationsParams
+    rehearsal: RehearsalParams
     embeddings: bool = Field(description="train all rows of the embedding, or those of the chat tokens alone")
     lora: LoraParams
     training: TrainingParams

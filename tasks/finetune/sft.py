@@ -29,8 +29,8 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     Raises StageError: unusable base, no conversation that fits, loss not finite, merge parity above its limit.
     """
     started = time.monotonic()
-    environment.prepare(runtime)
-    from tasks.finetune import checkpoint, lora, masking, training
+    environment.prepare(runtime, spin=20000)
+    from tasks.finetune import checkpoint, lora, masking, rehearsal, training
     from tasks.finetune.conversations import conversations, drills
 
     llama = checkpoint.load_model(base)
@@ -46,6 +46,7 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
         raise StageError(f"{len(examples)} of {len(made)} conversations have at most {sft.length} tokens, "
                          f"{sft.checked} of them are kept to check: ask for more or a longer sft.length")
     checked, learned = examples[:sft.checked], drilled + examples[sft.checked:]
+    learned += rehearsal.passages(corpus, sft.rehearsal.passages, sft.rehearsal.tokens, tokenizer, seed)
     # a model pretrained on documents alone never saw the chat tokens, whose rows it cannot do without; and a word
     # behind a space and the same word in quotes are strangers to it, which copying into a call must first make kin
     rows = range(llama.config.vocab_size) if sft.embeddings else tokenizer.convert_tokens_to_ids([chat.START, chat.END])
@@ -60,7 +61,7 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     checkpoint.save(merged, tokenizer, model)
     stage.write_json(metrics, {
         "conversations": dict(sorted(collections.Counter(each.kind for each in short + made).items())),
-        "overlong": overlong + longer, "steps": len(points), "tokens": sum(len(each.ids) for each in learned),
+        "passages": sft.rehearsal.passages, "overlong": overlong + longer, "steps": len(points), "tokens": sum(len(each.ids) for each in learned),
         "learned_tokens": sum(sum(each.learned) for each in learned),
         "loss_before": before, "loss_after": after, "merge_error": error,
         "merge_error_limit": sft.lora.max_merge_error,

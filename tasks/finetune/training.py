@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from tasks import progress
-from tasks.finetune import masking
+from tasks.finetune import masking, rehearsal
 from tasks.finetune.masking import Example
 from tasks.finetune.settings import TrainingParams
 from tasks.pretrain import model as models
@@ -32,9 +32,11 @@ POOL = 16  # batches whose conversations are sorted by length together: less pad
 
 
 def batches(examples: list[Example], training: TrainingParams, seed: int) -> list[list[Example]]:
-    """Every step's conversations, in order: the drills once, then every epoch of all else."""
-    drills = [example for example in examples if example.kind == "drill"]
-    rest = [example for example in examples if example.kind != "drill"]
+    """Every step's conversations, in order: the drills once, then every epoch of all else. Half of the passages
+    stand among the drills, in batches of their own."""
+    passages = [example for example in examples if example.kind == rehearsal.KIND]
+    drills = [example for example in examples if example.kind == "drill"] + passages[::2]
+    rest = [example for example in examples if example.kind not in ("drill", rehearsal.KIND)] + passages[1::2]
     steps = shuffled(drills, training.drill_batch, f"{seed} drills")
     for epoch in range(training.epochs):
         steps += shuffled(rest, training.batch, f"{seed} {epoch}")

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from tasks.finetune import checkpoint, lora, masking, sft as stage_module, training
-from tasks.finetune.settings import ConversationsParams, LoraParams, SftParams, TrainingParams
+from tasks.finetune.settings import ConversationsParams, LoraParams, RehearsalParams, SftParams, TrainingParams
 from tasks.params import Runtime
 from tasks.stage import StageError
 
@@ -23,7 +23,7 @@ LORA = LoraParams(rank=8, alpha=32, targets=["q_proj", "v_proj", "o_proj", "up_p
 SFT = SftParams(
     length=700, checked=12, lora=LORA,
     conversations=ConversationsParams(facts=10, lookups=4, calls=30, arithmetic=10, recall=20, drills=14, systems=[""]),
-    embeddings=False,
+    rehearsal=RehearsalParams(passages=6, tokens=20), embeddings=False,
     training=TrainingParams(epochs=2, batch=4, drill_batch=7, matrix_rate=0.02, learning_rate=0.03, warmup=0.1, clip=1.0,
                             precision="fp32", keep_every=2))
 
