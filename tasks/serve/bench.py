@@ -22,7 +22,6 @@ import psutil
 from pydantic import Field
 
 from tasks import params, progress, stage
-from tasks.chat import parse_call
 from tasks.serve import client
 from tasks.stage import Input, Output, StageError
 
@@ -160,7 +159,7 @@ async def one_round(server: openai.AsyncOpenAI, wanted: list[str], streams: int,
 
 
 async def call(server: openai.AsyncOpenAI, text: str, choice: Any, bar: Any) -> bool:
-    """Whether a turn that must call a tool holds one whole call of the right form, by the template's own reader."""
+    """Whether a turn that must call a tool holds one whole call of the right form."""
     answer = await server.chat.completions.create(
         model="default", messages=[{"role": "user", "content": text[:80]}], tools=TOOLS, tool_choice=choice,
         temperature=0, max_completion_tokens=192)
@@ -168,11 +167,10 @@ async def call(server: openai.AsyncOpenAI, text: str, choice: Any, bar: Any) -> 
     made = answer.choices[0].message.tool_calls or []
     if len(made) != 1 or answer.choices[0].finish_reason != "tool_calls":
         return False
-    name, arguments = made[0].function.name, made[0].function.arguments
+    name, arguments = made[0].function.name, json.loads(made[0].function.arguments)
     expected = {"lookup": {"title": str}, "count": {"words": int, "exact": bool}}.get(name, {})
     allowed = choice == "required" or name == "count"
-    read = parse_call(f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>')
-    return allowed and read is not None and {key: type(value) for key, value in read[1].items()} == expected
+    return allowed and {key: type(value) for key, value in arguments.items()} == expected
 
 
 async def refusal(server: openai.AsyncOpenAI, path: str, body: dict[str, Any], status: int, field: str | None,
