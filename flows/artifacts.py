@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
+from tasks import params
 from tasks.report import gather
 from tasks.report.card import markdown
 from tasks.stage import StageError
@@ -75,6 +76,6 @@ def png(title: str, series: dict[str, list[tuple[float, float]]]) -> bytes:
 
 
 def scores(metrics: Path) -> str:
-    """The report's score table, of the models evaluated so far; empty without any."""
-    made = gather.scores(gather.folder(metrics / "evaluate"))
+    """The report's score table, of the models evaluated so far in the order of `models`; empty without any."""
+    made = gather.scores(gather.evaluated(metrics, params.load(metrics.parent / params.PARAMS)["models"]))
     return markdown(made) if made["rows"] else ""

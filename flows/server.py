@@ -142,6 +142,9 @@ def stop(place: Path) -> bool:
 def main() -> None:
     """The command line of the module's docstring."""
     command = sys.argv[1:]
+    if command in (["-h"], ["--help"]):
+        print(__doc__)
+        return
     if command == ["--stop"]:
         print("stopped" if stop(home()) else "no server of this checkout is running")
         return

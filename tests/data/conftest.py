@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 VALUES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 MODULES = ("argparse", "calendar", "configparser", "csv", "difflib", "email.message", "fractions", "heapq", "json",
            "logging", "optparse", "pickle", "pprint", "shlex", "sqlite3", "statistics", "string", "tarfile",
-           "textwrap", "threading", "turtle", "unittest.case", "urllib.request", "zipfile")
+           "textwrap", "threading", "traceback", "unittest.case", "urllib.request", "zipfile")
 ZH_SUBJECTS = ("数据库", "服务器", "编译器", "图书馆", "火车站", "天气预报", "操作系统", "搜索引擎", "实验室", "博物馆")
 ZH_SENTENCES = ("{}是一种常见的设施，人们每天都会用到它。", "在城市的中心，{}的作用变得越来越大。", "有了{}以后，工作的效率提高了不少。",
                 "专家认为{}的质量还需要继续改进。", "如果没有{}，很多事情都会变得十分困难。", "去年建成的{}已经接待了上万名访客。",

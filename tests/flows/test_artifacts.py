@@ -32,15 +32,19 @@ def test_curve_is_a_png_with_a_line_in_it(tmp_path):
 
 def test_nothing_from_nothing(tmp_path):
     assert artifacts.retention(tmp_path) == artifacts.curves(tmp_path) == ""
-    assert artifacts.scores(tmp_path) == ""
+    (tmp_path / "params.yaml").write_text("models: {base: models/t/base}\n")
+    assert artifacts.scores(tmp_path / "metrics") == ""
 
 
-def test_scores_are_the_reports_rows(tmp_path):
-    (tmp_path / "evaluate").mkdir()
-    cell = {"value": 0.5, "stderr": 0.1, "n": 20, "baselines": {"chance": 0.25}}
-    (tmp_path / "evaluate/base.json").write_text(json.dumps({"scores": {"cloze": {"acc": cell}}}))
-    row = artifacts.scores(tmp_path).splitlines()[-1]
-    assert "0.500 ± 0.100" in row and "0.250 (chance)" in row and "n=20" in row
+def test_scores_are_the_reports_rows_in_the_order_of_the_models(tmp_path):
+    (tmp_path / "metrics/evaluate").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("models: {base: models/t/base, absent: models/t/x, aligned: models/t/chat}\n")
+    for name, value in (("aligned", 0.75), ("base", 0.5)):
+        cell = {"value": value, "stderr": 0.1, "n": 20, "baselines": {"chance": 0.25}}
+        (tmp_path / f"metrics/evaluate/{name}.json").write_text(json.dumps({"scores": {"cloze": {"acc": cell}}}))
+    head, _, row = artifacts.scores(tmp_path / "metrics").splitlines()
+    assert head.index("base") < head.index("aligned") and "absent" not in head
+    assert row.index("0.500 ± 0.100") < row.index("0.750 ± 0.100") and "0.250 (chance)" in row and "n=20" in row
 
 
 def test_a_broken_file_is_told_and_ends_no_run(tmp_path, monkeypatch):
@@ -49,6 +53,7 @@ def test_a_broken_file_is_told_and_ends_no_run(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "create_markdown_artifact",
                         lambda markdown, key, description: made.update({key: markdown}))
     (tmp_path / "metrics/pretrain").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("models: {}\n")
     (tmp_path / "metrics/filter.json").write_text("{broken")
     (tmp_path / "metrics/pretrain/scratch.csv").write_text("step,train_loss\n1,x\n")
     assert artifacts.publish(tmp_path) == ["retention", "loss-curve"]
