@@ -5,6 +5,7 @@
 Standard library only and any Python 3 will do: it must speak where nothing is installed yet.
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -149,4 +150,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="./run doctor", description=__doc__.splitlines()[0]).parse_args()
     sys.exit(main())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def filled(readme: str, body: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tasks.report.readme", description=__doc__.splitlines()[0]).parse_args()
     try:
         README.write_text(filled(README.read_text(encoding="utf-8"), tables(METRICS)), encoding="utf-8")
     except StageError as error:
