@@ -8,6 +8,7 @@ decoding emits. `{% generation %}` marks what the assistant learns.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 BOS, START, END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
@@ -58,15 +59,26 @@ def call_text(name: str, arguments: dict[str, Any]) -> str:
     return f"{CALL_START}{body}{CALL_END}"
 
 
+def calls(text: str) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """(name, arguments) of each tool call in an assistant's text, in order; None, and the end, at the first that is
+    not whole. A call is read as JSON from its mark on: a string among the arguments may spell the marks themselves."""
+    _, mark, rest = text.partition(CALL_START)
+    while mark:
+        rest = rest.lstrip()
+        try:
+            call, used = json.JSONDecoder().raw_decode(rest)
+            name, arguments = call["name"], call["arguments"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            name = arguments = None
+            used = 0
+        rest = rest[used:].lstrip()
+        if not (isinstance(name, str) and isinstance(arguments, dict)) or (rest and not rest.startswith(CALL_END)):
+            yield None
+            return
+        yield name, arguments
+        _, mark, rest = rest.partition(CALL_START)
+
+
 def parse_call(text: str) -> tuple[str, dict[str, Any]] | None:
     """(name, arguments) of the first tool call in an assistant's text, or None where there is no whole one."""
-    start = text.find(CALL_START)
-    if start < 0:
-        return None
-    body = text[start + len(CALL_START):].split(CALL_END)[0]
-    try:
-        call = json.loads(body)
-        name, arguments = call["name"], call["arguments"]
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
-        return None
-    return (name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+    return next(calls(text), None)

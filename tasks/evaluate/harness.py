@@ -57,7 +57,7 @@ def evaluate(model: Input, evalsets: Input, answers: Output, metrics: Output, *,
     if not (model / "config.json").is_file():
         raise StageError(f"{model} is no model directory: it has no config.json")
     os.environ.update(OFFLINE)
-    environment.prepare(runtime, spin=300)
+    environment.prepare(runtime, environment.SHORT_SPIN)
     import torch
 
     torch.manual_seed(seed)

@@ -37,7 +37,7 @@ def adopt(package: Input, model: Output, *, adopt: AdoptParams, runtime: params.
 
     Raises StageError: no GGUF or several, truncated file, another architecture, weights not finite, probe failed.
     """
-    environment.prepare(runtime, spin=300)
+    environment.prepare(runtime, environment.SHORT_SPIN)
     from tasks.finetune import checkpoint
 
     file = find_gguf(package)

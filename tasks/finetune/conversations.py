@@ -1,9 +1,10 @@
 """Conversations to learn from, made deterministically from the corpus and from the exercises' training split.
 
-Drills come first: bare questions and their calls, a third as long as a conversation, so that copying arguments is
-learned before reading signatures (a curriculum: Bengio et al. 2009). Then five kinds, mixed: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool calls
-(call, result, an answer that copies the result), arithmetic through the calculator, and recall of a value among keyed
-ones. Facts and arguments that evaluation asks are left out (Fact.held_out, split="train").
+Five kinds, mixed: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool
+calls (call, result, an answer that copies the result), arithmetic through the calculator, and recall of a value among
+keyed ones. Behind them drills: bare questions and their calls, a third as long, which training takes first, so that
+copying arguments is learned before reading signatures (a curriculum: Bengio et al. 2009). Facts and arguments that
+evaluation asks are left out (Fact.held_out, split="train").
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
 Message = dict[str, Any]
+DRILL = "drill"
 STATES = ("open", "shut", "new", "old", "hot", "cold", "full", "empty", "clean", "broken", "heavy", "light", "round",
           "sharp", "small", "quiet", "wet", "safe", "lost", "cheap")
 
@@ -35,7 +37,7 @@ class Conversation:
 
 
 def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list[Conversation]:
-    """All conversations, kinds mixed, in an order fixed by `seed`.
+    """All conversations, kinds mixed, in an order fixed by `seed`; the drills behind all others.
 
     Raises StageError where the closed world of the exercises holds fewer than asked.
     """
@@ -51,13 +53,8 @@ def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list
     made += [exercised(exercise) for exercise in [*asked, *sums]]
     made += list(recalled(amounts.recall, seed))
     draw.shuffle(made)
-    return [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
-
-
-def drills(n: int, seed: int) -> list[Conversation]:
-    """`n` questions of the training split, each with its right call and nothing else."""
-    return [Conversation("drill", [{"role": "user", "content": each.question}, call(each.tool, each.arguments)])
-            for each in exercises.drills(n, seed)]
+    mixed = [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
+    return mixed + [drilled(exercise) for exercise in exercises.drills(amounts.drills, seed)]
 
 
 def corpus_facts(corpus: Path, seed: int) -> list[tuple[Fact, str]]:
@@ -95,6 +92,11 @@ def exercised(exercise: exercises.Exercise) -> Conversation:
         turns += [{"role": "tool", "content": exercise.result}, {"role": "assistant", "content": exercise.reply}]
     kind = "arithmetic" if exercise.family == "arithmetic" else "call"
     return Conversation(kind, turns, exercises.schemas(exercise.tools))
+
+
+def drilled(exercise: exercises.Exercise) -> Conversation:
+    """An exercise's question and call and nothing else."""
+    return Conversation(DRILL, exercised(exercise).messages[:2])
 
 
 def recalled(n: int, seed: int) -> Iterator[Conversation]:

@@ -7,12 +7,16 @@ import os
 from tasks import memory, params
 
 
+# How often OpenMP's threads look for work between two parallel regions before they sleep. Training a small model has
+# thousands of regions a second and is up to a fifth slower with the short one; large products have few, and a long
+# spin only starves the stage beside.
+LONG_SPIN, SHORT_SPIN = 20_000, 300
+
+
 def prepare(runtime: params.Runtime, spin: int) -> None:
     """Set the environment, load torch, and make it compute the same bytes every time on `runtime.threads` threads.
 
-    Call it before anything else imports torch: OpenMP reads its environment once. Between two parallel regions its
-    threads spin `spin` times before they sleep: training a small model has thousands of regions a second and needs
-    20,000; large products have few, and 300 leaves the cores to the stage beside.
+    Call it before anything else imports torch: OpenMP reads its environment once.
     """
     params.limit_threads(runtime.threads)
     os.environ.setdefault("GOMP_SPINCOUNT", str(spin))

@@ -36,7 +36,7 @@ def preference(tuned: Input, model: Output, metrics: Output, curve: Output, *,
     Raises StageError: unusable input, no pair that fits, loss not finite, a gate missed.
     """
     started = time.monotonic()
-    environment.prepare(runtime, spin=20000)
+    environment.prepare(runtime, environment.LONG_SPIN)
     from tasks.finetune import checkpoint, lora
     from tasks.finetune.pairs import pairs
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tasks.data import documents
 from tasks.finetune.masking import Example
 
-KIND = "passage"
+PASSAGE = "passage"
 
 
 def passages(corpus: Path, n: int, tokens: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[Example]:
@@ -26,5 +26,5 @@ def passages(corpus: Path, n: int, tokens: int, tokenizer: PreTrainedTokenizerBa
         begin = draw.randrange(max(1, len(text) - reach))
         ids = tokenizer(text[begin:begin + reach], add_special_tokens=False, split_special_tokens=True)["input_ids"]
         ids = [tokenizer.bos_token_id, *ids[:tokens]]
-        cut.append(Example(KIND, ids, [0] + [1] * (len(ids) - 1)))
+        cut.append(Example(PASSAGE, ids, [0] + [1] * (len(ids) - 1)))
     return cut

@@ -29,9 +29,9 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     Raises StageError: unusable base, no conversation that fits, loss not finite, merge parity above its limit.
     """
     started = time.monotonic()
-    environment.prepare(runtime, spin=20000)
+    environment.prepare(runtime, environment.LONG_SPIN)
     from tasks.finetune import checkpoint, lora, masking, rehearsal, training
-    from tasks.finetune.conversations import conversations, drills
+    from tasks.finetune.conversations import conversations
 
     llama = checkpoint.load_model(base)
     tokenizer = checkpoint.load_tokenizer(base, llama.config.vocab_size)
@@ -39,13 +39,11 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
         raise StageError(f"sft.length = {sft.length} is beyond the model's {llama.config.max_position_embeddings} "
                          "positions")
     made = conversations(corpus, sft.conversations, seed)
-    short = drills(sft.conversations.drills, seed)
     examples, overlong = masking.fitting([masking.encode(each, tokenizer) for each in made], sft.length)
-    drilled, longer = masking.fitting([masking.encode(each, tokenizer) for each in short], sft.length)
     if len(examples) <= sft.checked:
         raise StageError(f"{len(examples)} of {len(made)} conversations have at most {sft.length} tokens, "
                          f"{sft.checked} of them are kept to check: ask for more or a longer sft.length")
-    checked, learned = examples[:sft.checked], drilled + examples[sft.checked:]
+    checked, learned = examples[:sft.checked], examples[sft.checked:]
     learned += rehearsal.passages(corpus, sft.rehearsal.passages, sft.rehearsal.tokens, tokenizer, seed)
     # a model pretrained on documents alone never saw the chat tokens, whose rows it cannot do without; and a word
     # behind a space and the same word in quotes are strangers to it, which copying into a call must first make kin
@@ -60,8 +58,9 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     merged, error = lora.merge(adapted, probe, sft.lora.max_merge_error)
     checkpoint.save(merged, tokenizer, model)
     stage.write_json(metrics, {
-        "conversations": dict(sorted(collections.Counter(each.kind for each in short + made).items())),
-        "passages": sft.rehearsal.passages, "overlong": overlong + longer, "steps": len(points), "tokens": sum(len(each.ids) for each in learned),
+        "conversations": dict(sorted(collections.Counter(each.kind for each in made).items())),
+        "passages": sft.rehearsal.passages, "overlong": overlong, "steps": len(points),
+        "tokens": sum(len(each.ids) for each in learned),
         "learned_tokens": sum(sum(each.learned) for each in learned),
         "loss_before": before, "loss_after": after, "merge_error": error,
         "merge_error_limit": sft.lora.max_merge_error,

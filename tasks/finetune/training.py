@@ -1,5 +1,5 @@
-"""The supervised loop: adapters learn the assistant's tokens by Muon (tasks/pretrain/optimizer.py: four times AdamW's
-progress on the drills, docs/LOG.md), and a killed run ends in the same bytes.
+"""The supervised loop: adapters learn the assistant's tokens by Muon (tasks/pretrain/optimizer.py; docs/LOG.md
+has its loss beside AdamW's), and a killed run ends in the same bytes.
 
 It is our own and short, where trl's SFTTrainer would do, for two reasons: batches are indexed by (seed, step) alone,
 so a resumed run sees what an undisturbed one would have seen; and what is kept to resume is the adapters and their
@@ -19,8 +19,10 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from tasks import progress
-from tasks.finetune import masking, rehearsal
+from tasks.finetune import masking
+from tasks.finetune.conversations import DRILL
 from tasks.finetune.masking import Example
+from tasks.finetune.rehearsal import PASSAGE
 from tasks.finetune.settings import TrainingParams
 from tasks.pretrain import model as models
 from tasks.pretrain.checkpoint import Checkpoints
@@ -34,9 +36,9 @@ POOL = 16  # batches whose conversations are sorted by length together: less pad
 def batches(examples: list[Example], training: TrainingParams, seed: int) -> list[list[Example]]:
     """Every step's conversations, in order: the drills once, then every epoch of all else. Half of the passages
     stand among the drills, in batches of their own."""
-    passages = [example for example in examples if example.kind == rehearsal.KIND]
-    drills = [example for example in examples if example.kind == "drill"] + passages[::2]
-    rest = [example for example in examples if example.kind not in ("drill", rehearsal.KIND)] + passages[1::2]
+    passages = [example for example in examples if example.kind == PASSAGE]
+    drills = [example for example in examples if example.kind == DRILL] + passages[::2]
+    rest = [example for example in examples if example.kind not in (DRILL, PASSAGE)] + passages[1::2]
     steps = shuffled(drills, training.drill_batch, f"{seed} drills")
     for epoch in range(training.epochs):
         steps += shuffled(rest, training.batch, f"{seed} {epoch}")

@@ -22,7 +22,7 @@ from tasks.stage import Input, Output, StageError
 def awq(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics: Output, *,
         quantize: QuantizeParams, seed: int, runtime: params.Runtime) -> None:
     """Write the int4 directory of `model` and its scores. Raises StageError where a limit of the gate is missed."""
-    environment.prepare(runtime, spin=300)
+    environment.prepare(runtime, environment.SHORT_SPIN)
     from tasks.finetune import checkpoint
     from tasks.quantize import formats, gate, layers, passages
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import Any
 
-from tasks.chat import CALL_START
+from tasks import chat
 from tasks.serve.engine.request import Delta, Request
 from tasks.serve.engine.sampler import TokenLogprob
 from tasks.serve.engine.text import Vocabulary, held_back
@@ -60,25 +60,6 @@ def chat_logprobs(request: Request, delta: Delta, words: Vocabulary) -> dict[str
                         for entry in delta.logprobs], "refusal": None}
 
 
-def whole_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, arguments) of every tool call in a turn, none where any is broken. Read as JSON from each opening mark
-    on, since a string among the arguments may spell the marks themselves."""
-    calls = []
-    _, mark, rest = text.partition(CALL_START)
-    while mark:
-        rest = rest.lstrip()
-        try:
-            call, used = json.JSONDecoder().raw_decode(rest)
-            name, arguments = call["name"], call["arguments"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return []
-        if not (isinstance(name, str) and isinstance(arguments, dict)):
-            return []
-        calls.append((name, arguments))
-        _, mark, rest = rest[used:].partition(CALL_START)
-    return calls
-
-
 class CallReader:
     """Splits an assistant's text into content, passed on at once, and tool calls, read when the turn is whole."""
 
@@ -90,16 +71,16 @@ class CallReader:
         self.pending += text
         if self.calling:
             return ""
-        at = self.pending.find(CALL_START)
+        at = self.pending.find(chat.CALL_START)
         self.calling = at >= 0
-        cut = at if self.calling else len(self.pending) - held_back(self.pending, (CALL_START,))
+        cut = at if self.calling else len(self.pending) - held_back(self.pending, (chat.CALL_START,))
         content, self.pending = self.pending[:cut], self.pending[cut:]
         return content
 
     def finish(self) -> tuple[str, list[dict[str, Any]]]:
         """(content still held back, calls). A call cut off by the token limit is content."""
-        parsed = whole_calls(self.pending)
-        if not parsed:
+        parsed = list(chat.calls(self.pending))
+        if not parsed or None in parsed:
             return self.pending, []
         return "", [{"id": f"call_{secrets.token_hex(12)}", "type": "function",
                      "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}}

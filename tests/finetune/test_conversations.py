@@ -5,7 +5,7 @@ import pytest
 from tasks import exercises
 from tasks.data.facts import facts
 from tasks.finetune import masking
-from tasks.finetune.conversations import Conversation, conversations, drills
+from tasks.finetune.conversations import DRILL, Conversation, conversations
 from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
@@ -37,9 +37,11 @@ def test_nothing_that_evaluation_asks_is_learned(corpus):
                     assert not exercises.is_held_out(made["name"], made["arguments"])
 
 
-def test_drills_are_bare_and_each_family_comes_as_often():
-    made = drills(70, 7)
-    assert made == drills(70, 7) != drills(70, 8)
+def test_drills_are_bare_and_each_family_comes_as_often(corpus):
+    amounts = AMOUNTS.model_copy(update={"drills": 70})
+    every = conversations(corpus, amounts, 7)
+    made = every[-70:]
+    assert every[:-70] == conversations(corpus, AMOUNTS, 7) and {each.kind for each in made} == {DRILL}
     tools = [each.messages[1]["tool_calls"][0]["function"]["name"] for each in made]
     assert {tool: tools.count(tool) for tool in tools} == dict.fromkeys(exercises.TOOLS, 10)
     for each in made:

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import server
@@ -105,3 +107,11 @@ def run_chain(prefect_env: dict[str, str]):
         if process.poll() is None:
             os.kill(process.pid, 9)
             process.wait()
+
+
+def ends(process: int) -> None:
+    """Wait for a killed process to be gone; its zombie is gone too, whenever its new parent may reap it."""
+    end = time.monotonic() + 10
+    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end, "the stage outlived its runner"
+        time.sleep(0.05)

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import yaml
 
-from tests.flows.conftest import sh
+from tests.flows.conftest import ends, sh
 
 
 def states(env: dict[str, str], root: Path) -> list[tuple[str, dict[str, str]]]:
@@ -39,14 +38,6 @@ def wait_for(path: Path, seconds: float = 60) -> str:
         assert time.monotonic() < end, f"{path} did not come"
         time.sleep(0.02)
     return path.read_text()
-
-
-def ends(process: int) -> None:
-    """Wait for a killed process to be gone; its zombie is gone too, whenever its new parent may reap it."""
-    end = time.monotonic() + 10
-    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end, "the stage outlived its runner"
-        time.sleep(0.05)
 
 
 def settled(env: dict[str, str], root: Path, wanted: list[tuple[str, dict[str, str]]]) -> None:
