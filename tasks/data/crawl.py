@@ -1,14 +1,13 @@
-"""Crawls sites over HTTP into WARC files, or takes ready WARC files; the chain's pages come from here.
+"""Crawls sites over HTTP into WARC files; the chain's pages come from here, but for those of ready WARC files.
 
 `python -m tasks.data.crawl data/sources data/crawl metrics/crawl.json` serves the unpacked sites of data/sources on
-loopback and crawls them under the addresses they have in the world; `crawl.seeds` in params.yaml adds public sites,
-`crawl.warcs` ready WARC files (Common Crawl's). A killed crawl resumes from .resume/crawl and gives the same bytes.
+loopback and crawls them under the addresses they have in the world, then the public sites (`kind: seed`). What is
+known of every source of pages goes to origins.json. A killed crawl resumes from .resume/crawl and gives the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import shutil
 import socket
@@ -22,126 +21,87 @@ from scrapy.crawler import CrawlerProcess
 from w3lib.url import canonicalize_url
 
 from tasks import params, stage
-from tasks.data import site, warc
+from tasks.data import addresses, site, warc
 from tasks.data.spider import PageSpider, Site
 from tasks.stage import Input, Output, StageError
 
 RESUME = Path(".resume/crawl")
-NAME = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", description="names the site's WARC files")
-
-
-class Seed(params.Section):
-    """A public site; its pages are those below the folder of `url`."""
-
-    name: str = NAME
-    url: str = Field(pattern="^https?://")
-    licence: str
-    language: str | None = None
-
-
-class Ready(params.Section):
-    """A WARC file that is already there, plain or gzipped."""
-
-    name: str = NAME
-    path: str
-    licence: str
-    language: str | None = None
+ABOUT = ("licence", "language", "snapshot", "year")
 
 
 class CrawlParams(params.Section):
     """`crawl:` of params.yaml."""
 
-    seeds: list[Seed]
-    warcs: list[Ready]
     depth: int = Field(ge=0, le=1000, description="links followed from a seed")
     pages: int = Field(ge=1, description="pages asked of one site at most")
     page_bytes: int = Field(ge=1024, le=1 << 30, description="a larger page is dropped")
     delay: float = Field(ge=0, le=3600, description="seconds between requests to one public host")
     concurrency: int = Field(ge=1, le=64, description="requests to one host at once")
     retries: int = Field(ge=0, le=20)
-    timeout: float = Field(gt=0, le=3600, description="seconds for one request")
+    timeout: float = Field(gt=0, le=3600, description="seconds for one page, to its last byte")
     user_agent: str = Field(min_length=1)
-    allow_private: bool = Field(description="whether seeds may lie on private or loopback addresses")
+    allow_private: bool = Field(description="whether private and loopback addresses may be asked")
     shard: int = Field(ge=1, description="pages in one WARC file at most")
     date: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", description="WARC-Date of every record")
 
 
 def crawl(sources: Input, pages: Output, metrics: Output, *, crawl: CrawlParams) -> None:
-    """Crawl and collect; where all corpora are text, there is nothing to collect.
+    """Crawl what is a site or a seed; where all corpora are text or ready pages, there is nothing to crawl.
 
-    Raises StageError: unreachable or private seed, damaged WARC, nothing to crawl and no text either.
+    Raises StageError: unreachable or private seed, nothing to crawl and nothing else either.
     """
     started = time.monotonic()
-    origins = unpacked(sources)
-    known: dict[str, dict[str, Any]] = {name: about for name, (about, _) in origins.items()}
-    for entry in [*crawl.seeds, *crawl.warcs]:
-        if entry.name in known:
-            raise StageError(f"crawl: two sites are named {entry.name}; names must differ")
-        known[entry.name] = {"url": getattr(entry, "url", None), "licence": entry.licence, "language": entry.language}
-    if not known and not list(sources.glob("*/text")):
-        raise StageError("crawl: nothing to crawl: give sources.corpora, crawl.seeds or crawl.warcs")
-    for seed in crawl.seeds:
+    known = origins(sources)
+    if not known:
+        raise StageError("crawl: nothing to crawl: give sources.corpora")
+    served = {about["url"]: sources / name / "site" for name, about in known.items() if about["as"] == "site"}
+    seeds = {name: canonicalize_url(about["url"]) for name, about in known.items() if about["as"] == "seed"}
+    for url in seeds.values():
         if not crawl.allow_private:
-            refuse_private(seed.url)
+            refuse_private(url)
     pages.mkdir()
-    table = {ready.name: take(ready, pages) for ready in crawl.warcs}
-    sites = [Site(name, known[name]["url"]) for name in sorted(origins)] + [
-        Site(seed.name, canonicalize_url(seed.url)) for seed in crawl.seeds]
+    table: dict[str, Any] = {}
+    sites = [Site(name, about["url"]) for name, about in known.items() if about["as"] == "site"] + [
+        Site(name, url) for name, url in seeds.items()]
     traffic = {"requests": 0, "retries": 0}
     if sites:
-        resume = RESUME / fingerprint(sources, crawl)
-        traffic = walk(sites, {about["url"]: folder for about, folder in origins.values()}, crawl, resume)
+        resume = RESUME / fingerprint(sources, known, crawl)
+        traffic = walk(sites, served, crawl, resume)
         for one in sites:
             write(one, known[one.name], pages, crawl)
             dropped = dict(sorted(one.dropped.items()))
             table[one.name] = {"pages": len(one.pages), "bytes": one.bytes, "dropped": dropped}
         shutil.rmtree(RESUME)
-    stage.write_json(pages / "origins.json", {
-        name: {"licence": about["licence"], "language": about["language"]} for name, about in known.items()})
+    stage.write_json(pages / "origins.json", {name: {key: about.get(key) for key in ABOUT}
+                                              for name, about in known.items() if about["as"] != "text"})
     stage.write_json(metrics, table)
     stage.write_timing("crawl", {"seconds": round(time.monotonic() - started, 2)} | traffic)
 
 
-def unpacked(sources: Path) -> dict[str, tuple[dict[str, Any], Path]]:
-    """name -> (origin, folder) of the sites among the sources."""
-    found = {}
-    for path in sorted(sources.glob("*/origin.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["as"] == "site":
-            found[path.parent.name] = (about, path.parent / "site")
-    return found
+def origins(sources: Path) -> dict[str, dict[str, Any]]:
+    """name -> origin of every corpus, in order."""
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(sources.glob("*/origin.json"))}
 
 
 def refuse_private(url: str) -> None:
     """Raise StageError where a seed's host does not resolve, or resolves to an address that is not public."""
     host = urlsplit(url).hostname or ""
     try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError as error:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError) as error:
         raise StageError(f"crawl: seed {url} is unreachable: its host does not resolve ({error}); "
-                         "correct crawl.seeds or check the network") from None
-    for address in sorted(addresses):
-        if not ipaddress.ip_address(address).is_global:
+                         "correct sources.corpora or check the network") from None
+    for address in sorted(found):
+        if not addresses.public(address):
             raise StageError(f"crawl: seed {url} is at {address}, which is not a public address; "
                              "set crawl.allow_private if that is meant")
 
 
-def take(ready: Ready, pages: Path) -> dict[str, Any]:
-    """Check a ready WARC and copy it; returns its metrics row."""
-    path = Path(ready.path)
-    if not path.is_file():
-        raise StageError(f"crawl: {ready.path} (crawl.warcs, {ready.name}) is not a file here")
-    responses = warc.check(path)
-    with path.open("rb") as file:
-        suffix = ".warc.gz" if file.read(2) == b"\x1f\x8b" else ".warc"
-    shutil.copyfile(path, pages / f"{ready.name}-00000{suffix}")
-    return {"pages": responses, "bytes": path.stat().st_size, "dropped": {}}
-
-
-def fingerprint(sources: Path, crawl: CrawlParams) -> str:
-    """What the crawl's answers depend on: its params and the sites' files."""
-    state = hashlib.sha256(crawl.model_dump_json().encode())
-    for path in sorted(found for found in sources.rglob("*") if found.is_file()):
+def fingerprint(sources: Path, known: dict[str, dict[str, Any]], crawl: CrawlParams) -> str:
+    """What the crawl's answers depend on: its params, the seeds and the sites' files."""
+    state = hashlib.sha256(crawl.model_dump_json().encode() + json.dumps(known, sort_keys=True).encode())
+    for path in sorted(found for found in sources.glob("*/site/**/*") if found.is_file()):
         state.update(f"\n{path.relative_to(sources)}\n".encode())
         state.update(path.read_bytes())
     return state.hexdigest()[:16]
@@ -176,22 +136,23 @@ def walk(sites: list[Site], folders: dict[str, Path], crawl: CrawlParams, resume
         if not one.pages:
             if one.left:
                 raise StageError(f"crawl: seed {one.url} redirects to {one.left}, out of its scope: "
-                                 "make that the seed")
+                                 "make that its url")
             why = ", ".join(f"{reason} x{count}" for reason, count in sorted(one.dropped.items()))
             raise StageError(f"crawl: seed {one.url} is unreachable: no page was fetched ({why}); "
-                             "correct crawl.seeds or check the network")
+                             "correct sources.corpora or check the network")
     counts = crawler.stats.get_stats()
     return {"requests": counts.get("downloader/request_count", 0), "retries": counts.get("retry/count", 0)}
 
 
 def settings(crawl: CrawlParams, served: set[str], resume: Path) -> dict[str, Any]:
     """Scrapy's settings: polite to public hosts, no delay for what is served here, nothing listens or calls home."""
-    slot = {"concurrency": crawl.concurrency, "delay": 0, "randomize_delay": False}
+    slot = {"concurrency": crawl.concurrency, "delay": 0}
     return {
         "USER_AGENT": crawl.user_agent, "ROBOTSTXT_OBEY": True, "COOKIES_ENABLED": False, "REFERER_ENABLED": False,
         "DOWNLOAD_DELAY": crawl.delay, "DOWNLOAD_TIMEOUT": crawl.timeout, "DOWNLOAD_MAXSIZE": crawl.page_bytes,
         "DOWNLOAD_WARNSIZE": 0, "CONCURRENT_REQUESTS": max(16, crawl.concurrency),
         "CONCURRENT_REQUESTS_PER_DOMAIN": crawl.concurrency, "RETRY_TIMES": crawl.retries,
+        "TWISTED_DNS_RESOLVER": "tasks.data.addresses.Resolver", "CATENA_ALLOW_PRIVATE": crawl.allow_private,
         "DOWNLOAD_SLOTS": {host.partition(":")[0]: slot for host in served},
         "DOWNLOAD_HANDLERS": dict.fromkeys(("http", "https"), "tasks.data.spider.Handler"),
         "DOWNLOADER_MIDDLEWARES": {"tasks.data.spider.Scope": 50},

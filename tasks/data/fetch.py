@@ -1,4 +1,4 @@
-"""Fetches one pinned package file the way the user's own pip or npm would, and keeps it by its sha256.
+"""Fetches one pinned file, from a package index the way the user's own pip or npm would, and keeps it by its sha256.
 
 Index, certificate, proxy and credentials are pip's (`pip config`, PIP_* variables) and npm's. A file fetched once
 lies in .runtime/downloads/<sha256> (or in $CATENA_DOWNLOADS, to share it between checkouts), so a rerun needs no
@@ -12,8 +12,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -58,6 +58,30 @@ def digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree(top: Path, files: Iterable[Path]) -> str:
+    """One sha256 for many files: of the lines `<sha256>  <path below top>`, sorted; what sha256sum prints."""
+    lines = sorted(f"{digest(path)}  {path.relative_to(top).as_posix()}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check(name: str, found: str, pinned: str | None) -> None:
+    """Raise StageError where the sha256 of source `name` is pinned and is not the one found."""
+    if pinned is not None and found != pinned:
+        raise StageError(f"sources: {name} has sha256 {found}, params.yaml pins {pinned}: it has changed, or is not "
+                         "what was pinned; if you trust it, put the new sha256 (and snapshot) there")
+
+
+def web(url: str, sha256: str) -> Path:
+    """The file at `url`, by the proxy and certificate of pip. Raises StageError: not to be had, or another sha256."""
+    def get(settings: Settings, into: Path) -> str:
+        settings.verify = settings.verify or True
+        download(settings, url, into, file)
+        return url
+
+    file = unquote(urlsplit(url).path.rpartition("/")[2]) or "index"
+    return kept(file, sha256, lambda: replace(pip_settings(), indexes=[url], find_links=[]), get)
 
 
 def pypi(package: str, file: str, sha256: str) -> Path:

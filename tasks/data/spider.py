@@ -22,7 +22,9 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 import scrapy
 from scrapy import signals
 from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
-from scrapy.exceptions import CloseSpider, DontCloseSpider, DownloadCancelledError, IgnoreRequest
+from scrapy.exceptions import (
+    CannotResolveHostError, CloseSpider, DontCloseSpider, DownloadTimeoutError, IgnoreRequest,
+)
 from scrapy.http import Request, Response
 from scrapy.linkextractors import IGNORED_EXTENSIONS
 from scrapy.spidermiddlewares.httperror import HttpError
@@ -30,9 +32,16 @@ from selectolax.lexbor import LexborHTMLParser
 from w3lib.url import safe_url_string
 
 from tasks import progress
-from tasks.data import warc
+from tasks.data import addresses, warc
 
 PAGES = {"text/html", "application/xhtml+xml", "text/plain"}
+IGNORED = {"out of scope": "out_of_scope", "robots.txt": "robots", "max redirections": "redirect_loop",
+           "DOWNLOAD_MAXSIZE": "too_large", "private address": "private_address", "gave up": "gave_up"}
+FAILED = {"DownloadCancelledError": "too_large", "DownloadTimeoutError": "timeout", "ResponseDataLossError": "cut_off",
+          "CannotResolveHostError": "unresolved", "DownloadConnectionRefusedError": "refused",
+          "DownloadFailedError": "broken_answer", "BadGzipFile": "broken_answer",
+          "error": "broken_answer"}  # zlib's and brotli's name
+PATIENCE = 20  # pages of one site that ran into the time limit; the rest is not asked for
 SKIPPED = tuple(f".{suffix}" for suffix in IGNORED_EXTENSIONS)
 
 
@@ -46,6 +55,7 @@ class Site:
     bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     asked: int = 0
+    timeouts: int = 0
     left: str | None = None  # where a redirect would have led out of the site
 
     def holds(self, url: str) -> bool:
@@ -148,18 +158,22 @@ class PageSpider(scrapy.Spider):
         error, site = failure.value, failure.request.cb_kwargs["site"]
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             self.stop(error)
-        if isinstance(error, HttpError):
-            why = f"http_{error.response.status}"
-        elif isinstance(error, IgnoreRequest):
-            why = "out_of_scope" if "scope" in str(error) else "robots"
-        else:
-            why = "too_large" if isinstance(error, DownloadCancelledError) else type(error).__name__
-        site.dropped[why] += 1
+        site.timeouts += isinstance(error, DownloadTimeoutError)
+        site.dropped[reason(error)] += 1
 
     def stop(self, error: Exception) -> None:
         """End the crawl by this error. Raises CloseSpider."""
         self.failure = error
         raise CloseSpider("failed")
+
+
+def reason(error: Exception) -> str:
+    """Why a page could not be had, as it is counted."""
+    if isinstance(error, HttpError):
+        return f"http_{error.response.status}"
+    if isinstance(error, IgnoreRequest):
+        return next((why for words, why in IGNORED.items() if words in str(error)), "ignored")
+    return FAILED.get(type(error).__name__, type(error).__name__)
 
 
 def links(response: scrapy.http.HtmlResponse) -> Iterable[str]:
@@ -181,14 +195,16 @@ def links(response: scrapy.http.HtmlResponse) -> Iterable[str]:
 
 
 class Scope:
-    """Downloader middleware: a redirect must not lead out of the site it started in."""
+    """Downloader middleware: a redirect must not lead out of its site, and a site must answer in time."""
 
     def process_request(self, request: Request) -> None:
-        """Let requests in scope pass. Raises IgnoreRequest for others."""
+        """Let requests in scope pass. Raises IgnoreRequest for others, and where the site was too slow too often."""
         site = request.cb_kwargs.get("site")
         if site is not None and not site.holds(request.url):
             site.left = request.url
             raise IgnoreRequest("out of scope")
+        if site is not None and site.timeouts >= PATIENCE:
+            raise IgnoreRequest("gave up")
 
 
 class Handler(HTTP11DownloadHandler):
@@ -199,12 +215,19 @@ class Handler(HTTP11DownloadHandler):
         parts = urlsplit(request.url)
         port = self.crawler.spider.ports.get(parts.netloc)
         if port is None:
-            return await super().download_request(request)
+            from twisted.internet import reactor  # not before Scrapy has chosen it
+
+            if request.meta.get("proxy"):
+                await reactor.resolver.behind_proxy(request)
+            try:
+                return await super().download_request(request)
+            except CannotResolveHostError as error:
+                raise reactor.resolver.explain(error, request) from None
         headers = request.headers.copy()
         headers["Host"] = parts.netloc
         headers.pop("Proxy-Authorization", None)
         direct = {**request.meta, "proxy": None}  # a proxy of the environment is for the world outside
-        local = parts._replace(scheme="http", netloc=f"127.0.0.1:{port}").geturl()
+        local = parts._replace(scheme="http", netloc=f"{addresses.SERVED}:{port}").geturl()
         answer = await super().download_request(request.replace(url=local, headers=headers, meta=direct))
         return answer.replace(url=request.url)
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from tasks.data import payloads
+
 DOCSTRINGS_CHARACTERS = 4000
 FIELD = re.compile(r"^\s*:(?:param|ivar|cvar|var|raises|returns?|rtype|type)\b\s*([^:]*):[ \t]*", re.M)
 TYPE = re.compile(r"^\s*:(?:type|rtype)\b.*\n?", re.M)
@@ -17,12 +19,16 @@ BLANKS = re.compile(r"\n\s*\n+")
 
 
 def texts(path: str, data: bytes, fields: list[str]) -> Iterator[str]:
-    """The texts in one file by its suffix: .py (docstrings), .json (a list), anything else (the whole, UTF-8).
+    """The texts in one file: PDF and EPUB by their first bytes, else by suffix: .py (docstrings), .json (a list),
+    anything else (the whole, UTF-8).
 
     `fields` are the keys joined, in that order, where a JSON list holds objects. Raises ValueError with the reason
     where the file is not what its suffix says.
     """
     suffix = PurePosixPath(path).suffix
+    if reader := payloads.READERS.get(payloads.kind("", data)):
+        yield tidy(reader(data))
+        return
     text = data.decode("utf-8-sig")
     if suffix == ".py":
         yield from docstrings(text)
@@ -85,3 +91,12 @@ def tidy(text: str) -> str:
     """Lines without outer blanks, at most one empty line in a row."""
     lines = "\n".join(line.strip(" \t\u3000\r\ufeff") for line in text.splitlines())
     return BLANKS.sub("\n\n", lines).strip()
+
+
+def sound(text: str) -> str:
+    """A text that can be written as UTF-8: pairs of surrogates joined, lone ones (JSON can hold them) replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

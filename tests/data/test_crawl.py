@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import json
 import os
@@ -18,23 +17,24 @@ import pytest
 import yaml
 from warcio.archiveiterator import ArchiveIterator
 
-from tasks import stage
-from tasks.data import warc
-
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("web", Path(__file__).with_name("web.py"))
 web_module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(web_module)
 PARAMS = {
-    "seeds": [], "warcs": [], "depth": 3, "pages": 100, "page_bytes": 100_000, "delay": 0.0, "concurrency": 4,
+    "depth": 3, "pages": 100, "page_bytes": 100_000, "delay": 0.0, "concurrency": 4,
     "retries": 2, "timeout": 5.0, "user_agent": "test", "allow_private": True, "shard": 4,
     "date": "2026-01-01T00:00:00Z",
 }
 
 
-def workspace(path: Path, **changes: object) -> Path:
-    """A directory with params.yaml and empty sources, to run the stage in."""
+def workspace(path: Path, seed: str | None = None, **changes: object) -> Path:
+    """A directory with params.yaml and sources of at most a seed named site, to run the stage in."""
     (path / "data" / "sources").mkdir(parents=True, exist_ok=True)
+    if seed:
+        (path / "data/sources/site").mkdir(exist_ok=True)
+        origin = {"as": "seed", "url": seed, "licence": "CC0-1.0", "language": None, "snapshot": "2026", "year": None}
+        (path / "data/sources/site/origin.json").write_text(json.dumps(origin))
     (path / "params.yaml").write_text(yaml.safe_dump({"crawl": PARAMS | changes}))
     return path
 
@@ -78,11 +78,6 @@ def digest(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def seed(url: str) -> list[dict]:
-    """The `seeds:` of one site."""
-    return [{"name": "site", "url": url, "licence": "CC0-1.0", "language": None}]
-
-
 @pytest.fixture(scope="module")
 def web():
     """The scripted site, up for the module."""
@@ -96,7 +91,7 @@ def web():
 def crawled(web, tmp_path_factory):
     """One whole crawl of it: (workspace, how often each path was asked for)."""
     web.asked.clear()
-    cwd = workspace(tmp_path_factory.mktemp("crawled"), seeds=seed(web.url + "/docs/"))
+    cwd = workspace(tmp_path_factory.mktemp("crawled"), seed=web.url + "/docs/")
     done = run(cwd)
     assert done.returncode == 0, done.stderr
     return cwd, dict(web.asked)
@@ -151,7 +146,7 @@ def test_shards_hold_at_most_so_many_pages(crawled):
 def test_a_second_crawl_gives_the_same_bytes(web, crawled, tmp_path):
     """Nothing of the clock, the order of answers or the process reaches the files."""
     web.asked.clear()
-    done = run(workspace(tmp_path, seeds=seed(web.url + "/docs/")))
+    done = run(workspace(tmp_path, seed=web.url + "/docs/"))
     assert done.returncode == 0, done.stderr
     assert digest(tmp_path / "data/crawl") == digest(crawled[0] / "data/crawl")
     assert not (tmp_path / ".resume/crawl").exists()
@@ -161,7 +156,7 @@ def test_killed_crawl_resumes_to_the_same_bytes(web, crawled, tmp_path):
     """kill -9 in the middle; the next run asks only for what is missing and ends in the same bytes."""
     web.asked.clear()
     web.delay = 0.3
-    cwd = workspace(tmp_path, seeds=seed(web.url + "/docs/"))
+    cwd = workspace(tmp_path, seed=web.url + "/docs/")
     line, how = command(cwd)
     process = subprocess.Popen(line, **how)
     try:
@@ -189,7 +184,7 @@ def test_killed_crawl_resumes_to_the_same_bytes(web, crawled, tmp_path):
 
 def test_page_limit_is_exact_and_deterministic(web, tmp_path):
     """The first pages by depth and address, whichever answers first."""
-    done = run(workspace(tmp_path, seeds=seed(web.url + "/docs/"), pages=3))
+    done = run(workspace(tmp_path, seed=web.url + "/docs/", pages=3))
     assert done.returncode == 0, done.stderr
     assert [url.removeprefix(web.url) for url in records(tmp_path / "data/crawl")] == ["/docs/", "/docs/a.html"]
     assert json.loads((tmp_path / "metrics/crawl.json").read_text())["site"]["dropped"]["over_page_limit"] > 5
@@ -203,12 +198,12 @@ def test_delay_is_kept_between_requests(tmp_path):
                     **{f"/{n}": (200, page, web_module.html(str(n))) for n in range(1, 6)}}
     try:
         started = time.monotonic()
-        fast = run(workspace(tmp_path / "fast", seeds=seed(served.url + "/")))
+        fast = run(workspace(tmp_path / "fast", seed=served.url + "/"))
         middle = time.monotonic()
-        slow = run(workspace(tmp_path / "slow", seeds=seed(served.url + "/"), delay=0.8))
+        slow = run(workspace(tmp_path / "slow", seed=served.url + "/", delay=0.8))
         ended = time.monotonic()
         served.pages["/robots.txt"] = (200, {"Content-Type": "text/plain"}, b"User-agent: *\nCrawl-delay: 0.8\n")
-        asked = run(workspace(tmp_path / "asked", seeds=seed(served.url + "/")))
+        asked = run(workspace(tmp_path / "asked", seed=served.url + "/"))
         last = time.monotonic()
     finally:
         served.close()
@@ -226,39 +221,40 @@ def test_unpacked_sites_are_recorded_under_their_address(tmp_path, monkeypatch):
     (folder / "site/index.html").write_bytes(web_module.html("Index", "part", "one.html", "../../etc/passwd"))
     (folder / "site/one.html").write_bytes(web_module.html("One"))
     (folder / "site/part/index.html").write_bytes(web_module.html("Part", "../one.html"))
-    origin = {"as": "site", "url": "https://book.example/v1/", "licence": "MIT", "language": "en"}
+    origin = {"as": "site", "url": "https://book.example/v1/", "licence": "MIT", "language": "en", "snapshot": "1",
+              "year": 2025}
     (folder / "origin.json").write_text(json.dumps(origin))
     done = run(workspace(tmp_path))
     assert done.returncode == 0, done.stderr
     top = "https://book.example/v1/"
     assert list(records(tmp_path / "data/crawl")) == [top, top + "one.html", top + "part/"]
     origins = json.loads((tmp_path / "data/crawl/origins.json").read_text())
-    assert origins == {"book": {"language": "en", "licence": "MIT"}}
+    assert origins == {"book": {"language": "en", "licence": "MIT", "snapshot": "1", "year": 2025}}
 
 
 def test_unreachable_seed_is_one_line_and_keeps_what_was(tmp_path):
     """Nothing listens there; the old crawl stays."""
     served = web_module.Web()
     served.close()
-    cwd = workspace(tmp_path, seeds=seed(served.url + "/docs/"), retries=1)
+    cwd = workspace(tmp_path, seed=served.url + "/docs/", retries=1)
     (cwd / "data/crawl").mkdir()
     (cwd / "data/crawl/old").write_text("old")
     line = failure(run(cwd))
-    assert served.url + "/docs/" in line and "unreachable" in line and "crawl.seeds" in line
+    assert served.url + "/docs/" in line and "unreachable" in line and "sources.corpora" in line
     assert digest(cwd / "data/crawl") == {"old": b"old"}
 
 
 def test_seed_that_redirects_elsewhere_names_the_place(web, tmp_path):
     """The one page asked for leads out of the site: say where, not just that nothing came."""
     web.pages["/moved/"] = (301, {"Location": "/docs/"}, b"")
-    line = failure(run(workspace(tmp_path, seeds=seed(web.url + "/moved/"))))
+    line = failure(run(workspace(tmp_path, seed=web.url + "/moved/")))
     assert f"{web.url}/moved/ redirects to {web.url}/docs/" in line
 
 
 def test_seed_without_a_path(web, tmp_path):
     """A bare host is its root, and all of it is in scope."""
     web.pages["/"] = (200, {"Content-Type": "text/html"}, web_module.html("Root", "docs/d.html", "other/out.html"))
-    done = run(workspace(tmp_path, seeds=seed(web.url), depth=1))
+    done = run(workspace(tmp_path, seed=web.url, depth=1))
     assert done.returncode == 0, done.stderr
     found = [url.removeprefix(web.url) for url in records(tmp_path / "data/crawl")]
     assert found == ["/", "/docs/d.html", "/other/out.html"]
@@ -266,7 +262,7 @@ def test_seed_without_a_path(web, tmp_path):
 
 def test_seed_that_does_not_resolve(tmp_path):
     """A host without address is named."""
-    cwd = workspace(tmp_path, seeds=seed("http://no-such-host.invalid/"), allow_private=False)
+    cwd = workspace(tmp_path, seed="http://no-such-host.invalid/", allow_private=False)
     line = failure(run(cwd))
     assert "http://no-such-host.invalid/ is unreachable" in line
 
@@ -274,7 +270,7 @@ def test_seed_that_does_not_resolve(tmp_path):
 def test_private_seed_is_refused(web, tmp_path):
     """A loopback address is not asked for anything."""
     web.asked.clear()
-    line = failure(run(workspace(tmp_path, seeds=seed(web.url + "/docs/"), allow_private=False)))
+    line = failure(run(workspace(tmp_path, seed=web.url + "/docs/", allow_private=False)))
     assert "127.0.0.1" in line and "crawl.allow_private" in line
     assert not web.asked
 
@@ -282,7 +278,7 @@ def test_private_seed_is_refused(web, tmp_path):
 def test_nothing_listens_while_it_crawls(web, tmp_path):
     """Scrapy's telnet console and remote control stay off: only our own site server listens, on loopback."""
     web.delay = 0.5
-    line, how = command(workspace(tmp_path, seeds=seed(web.url + "/docs/"), depth=1))
+    line, how = command(workspace(tmp_path, seed=web.url + "/docs/", depth=1))
     process = subprocess.Popen(line, **how)
     try:
         until = time.monotonic() + 40
@@ -297,7 +293,7 @@ def test_nothing_listens_while_it_crawls(web, tmp_path):
 
 
 def test_nothing_to_crawl(tmp_path):
-    """No site, no seed, no WARC; with a text corpus that is all there is to do."""
+    """No site and no seed; with texts or ready pages that is all there is to do."""
     assert "nothing to crawl" in failure(run(workspace(tmp_path)))
     folder = tmp_path / "data/sources/own"
     (folder / "text").mkdir(parents=True)
@@ -313,52 +309,13 @@ def test_unknown_key_and_wrong_type_name_the_key(tmp_path):
         assert done.returncode == 2 and key in done.stderr and "Traceback" not in done.stderr
 
 
-def ready(path: Path) -> list[dict]:
-    """The `warcs:` of one file."""
-    return [{"name": "ready", "path": str(path), "licence": "CC0-1.0", "language": "en"}]
-
-
-def test_ready_warc_is_taken_as_it_is(crawled, tmp_path):
-    """Checked, copied, named."""
-    given = crawled[0] / "data/crawl/site-00000.warc.gz"
-    done = run(workspace(tmp_path, warcs=ready(given)))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "data/crawl/ready-00000.warc.gz").read_bytes() == given.read_bytes()
-    assert json.loads((tmp_path / "metrics/crawl.json").read_text())["ready"]["pages"] == 4
-
-
-def test_truncated_warc_is_one_line(crawled, tmp_path):
-    """Cut in the middle: the file, what is wrong, what to do."""
-    data = (crawled[0] / "data/crawl/site-00000.warc.gz").read_bytes()
-    cut = tmp_path / "cut.warc.gz"
-    cut.write_bytes(data[:len(data) - 700])
-    line = failure(run(workspace(tmp_path, warcs=ready(cut))))
-    assert str(cut) in line and "truncated" in line and "crawl.warcs" in line
-
-
-def test_damaged_warcs_are_noticed(crawled, tmp_path):
-    """Plain and cut at any place, cut between gzip members' bytes, or no WARC at all."""
-    data = (crawled[0] / "data/crawl/site-00000.warc.gz").read_bytes()
-    plain = gzip.decompress(data)
-    cut = tmp_path / "cut.warc"
-    cut.write_bytes(plain)
-    assert warc.check(cut) == 4
-    last = plain.rindex(b"WARC/1.0")
-    inside = [plain[:length] for length in range(last + 40, len(plain) - 8, 397)]
-    broken = [*inside, data[:-3], data[:100], b"<html>not a WARC at all</html>" * 50, b""]
-    for case in broken:
-        cut.write_bytes(case)
-        with pytest.raises(stage.StageError, match="cut.warc"):
-            warc.check(cut)
-
-
 def test_full_disk_is_one_line_and_keeps_what_was(web, tmp_path):
     """A real full file system of 300 kB: the line says so, the old crawl stays, a rerun with room ends whole."""
     mount = ["unshare", "-rm", "sh", "-c"]
     trial = [*mount, f"mount -t tmpfs none {tmp_path}"]
     if not shutil.which("unshare") or subprocess.run(trial, capture_output=True).returncode:
         pytest.skip("needs a user namespace that may mount tmpfs")
-    cwd = workspace(tmp_path / "work", seeds=seed(web.url + "/docs/"), page_bytes=1_000_000)
+    cwd = workspace(tmp_path / "work", seed=web.url + "/docs/", page_bytes=1_000_000)
     (cwd / "data/crawl").mkdir()
     (cwd / "data/crawl/old").write_text("old")
     line, how = command(cwd)

@@ -21,6 +21,7 @@ from tasks import params, stage
 from tasks.data import archive, documents, fetch, pydocs, sources, texts
 
 ROOT = Path(__file__).resolve().parents[2]
+SHARD = 1 << 23
 PAGE = b"<html><body><p>hello</p></body></html>"
 
 
@@ -111,7 +112,7 @@ def npm(**changes: object) -> dict:
 
 def run(out: Path, corpora: list[dict], packages: list[dict] | None = None) -> dict:
     """The stage's function as the stage runs it; returns the metrics."""
-    values = {"sources": {"corpora": corpora, "packages": packages or []}}
+    values = {"sources": {"shard": SHARD, "corpora": corpora, "packages": packages or []}}
     section = params.section(sources.SourcesParams, "sources", values)
     paths = {"sources_out": out / "sources", "packages": out / "packages", "metrics": out / "metrics.json"}
     stage.execute(sources.sources, {key: ("output", path) for key, path in paths.items()}, {"sources": section})
@@ -139,7 +140,8 @@ def test_fetch_by_the_configured_index_then_never_again(index, tmp_path):
     verse = list(documents.read(tmp_path / "one/sources/verse/text/00000.jsonl"))
     assert [item.text for item in verse] == ["静夜思\n床前明月光\n疑是地上霜"]
     assert verse[0].metadata == {
-        "language": "zh", "licence": "MIT", "source": "verse", "url": "npm:verse/2.0.0/texts.json#0"}
+        "language": "zh", "licence": "MIT", "source": "verse", "url": "npm:verse/2.0.0/texts.json#0",
+        "snapshot": "2.0.0", "year": None}
 
 
 def test_wrong_hash_names_both_and_keeps_nothing(index, tmp_path):
@@ -246,7 +248,8 @@ def test_local_directory_and_links_out_of_it(index, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
     (own / "index.html").write_bytes(PAGE)
-    corpus = {"name": "own", "kind": "local", "path": str(own), "as": "site", "language": "en", "licence": "mine"}
+    corpus = {"name": "own", "kind": "local", "path": str(own), "as": "site", "language": "en", "licence": "mine",
+              "snapshot": "1"}
     assert run(tmp_path / "out", [corpus])["own"]["files"] == 1
     assert "path" not in json.loads((tmp_path / "out/sources/own/origin.json").read_text())
     (own / "secret.html").symlink_to("/etc/passwd")
@@ -265,7 +268,7 @@ def test_names_must_differ(index, tmp_path):
 @pytest.mark.parametrize("changes", [{"sha256": "zz"}, {"kind": "git"}, {"name": "../up"}, {"tkae": []}, {"cap": 0}])
 def test_bad_values_name_their_key(changes):
     """params.yaml is refused before anything is fetched."""
-    values = {"sources": {"corpora": [pypi(**changes)], "packages": []}}
+    values = {"sources": {"shard": SHARD, "corpora": [pypi(**changes)], "packages": []}}
     with pytest.raises(params.ParamsError, match="sources.corpora.0"):
         params.section(sources.SourcesParams, "sources", values)
 
@@ -305,7 +308,7 @@ def test_cap_is_a_fixed_sample(index, tmp_path):
     for number in range(40):
         (own / f"{number:02d}.txt").write_text(f"{number} " + "word " * 60)
     corpus = {"name": "own", "kind": "local", "path": str(own), "as": "text", "language": "en", "licence": "mine",
-              "cap": 8000}
+              "cap": 8000, "snapshot": "1"}
     run(tmp_path / "one", [corpus])
     run(tmp_path / "two", [corpus])
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
@@ -318,7 +321,8 @@ def test_command_line_ends_in_one_line(index, tmp_path):
     """The stage as a process: unreachable index, exit 1, no traceback, no output."""
     index.server.shutdown()
     index.server.server_close()
-    (tmp_path / "work/params.yaml").write_text(yaml.safe_dump({"sources": {"corpora": [pypi()], "packages": []}}))
+    (tmp_path / "work/params.yaml").write_text(yaml.safe_dump(
+        {"sources": {"shard": SHARD, "corpora": [pypi()], "packages": []}}))
     done = subprocess.run(
         [sys.executable, "-m", "tasks.data.sources", "data/sources", "data/packages", "metrics/sources.json"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
