@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tasks import params, stage
-from tasks.data import documents, pages, warc
+from tasks.data import documents, extractors, pages, remembered, warc
 from tasks.data.extract import ExtractParams, extract
 
 DATE = "2026-01-01T00:00:00Z"
@@ -59,7 +61,8 @@ def crawl(tmp_path, monkeypatch):
     ]
     (folder / "a-00000.warc.gz").write_bytes(b"".join([warc.information("a", {}, DATE), *first]))
     (folder / "b-00000.warc.gz").write_bytes(b"".join([warc.information("b", {}, DATE), *second]))
-    origins = {"a": {"licence": "MIT", "language": "en"}, "b": {"licence": "CC0-1.0", "language": None}}
+    origins = {"a": {"licence": "MIT", "language": "en", "snapshot": "1.2", "year": 2024},
+               "b": {"licence": "CC0-1.0", "language": None}}
     (folder / "origins.json").write_text(json.dumps(origins))
     about = {"source": "t", "licence": "MIT", "language": "en"}
     texts = [documents.Document(text=EN + str(n), id=f"t:{n}", metadata={"url": f"pypi:t/{n}"} | about)
@@ -70,7 +73,7 @@ def crawl(tmp_path, monkeypatch):
 
 def run(out: str, workers: int = 1, **changes: object) -> dict:
     """The stage's function as the stage runs it; returns the metrics."""
-    values = {"extract": {"characters": 100, "page_bytes": 20_000, "skip": ["nav"]} | changes}
+    values = {"extract": {"method": "auto", "characters": 100, "page_bytes": 20_000, "skip": ["nav"]} | changes}
     paths = {"crawl": ("input", Path("data/crawl")), "sources": ("input", Path("data/sources")),
              "extracted": ("output", Path(out) / "extracted"), "rejected": ("output", Path(out) / "rejected"),
              "metrics": ("output", Path(out) / "metrics.json")}
@@ -94,7 +97,7 @@ def test_every_page_is_kept_or_rejected_with_its_reason(crawl):
     """Counts and reasons; texts whole in each encoding; metadata from the source."""
     table = run("out")
     assert table["read"] == 18 and table["kept"] == 13 and table["failed"] == 0
-    assert table["dropped"] == {"empty": 2, "not_html": 1, "too_large": 1, "too_short": 1}
+    assert table["dropped"] == {"empty": 2, "pdf_broken": 1, "too_large": 1, "too_short": 1}
     kept, rejected = read(Path("out/extracted")), read(Path("out/rejected"))
     for name, tail in (("gbk", ""), ("header", "头"), ("wrong", "错")):
         assert ZH[:200] in kept[f"https://b.example/{name}"].text.replace("\n", ""), name
@@ -102,17 +105,22 @@ def test_every_page_is_kept_or_rejected_with_its_reason(crawl):
     assert kept["https://b.example/none"].text == TRADITIONAL
     assert kept["https://b.example/plain"].text == EN + "plain"
     assert kept["https://a.example/3.html"].metadata == {
-        "url": "https://a.example/3.html", "source": "a", "licence": "MIT", "language": "en"}
+        "url": "https://a.example/3.html", "source": "a", "licence": "MIT", "language": "en", "snapshot": "1.2",
+        "year": 2024}
     assert kept["https://b.example/gbk"].metadata["language"] == "und"
-    assert rejected["https://b.example/pdf"].metadata["reason"] == "not_html"
+    assert rejected["https://b.example/pdf"].metadata["reason"] == "pdf_broken"
     assert rejected["https://b.example/short"].text == "Too little."
     assert kept["pypi:t/2"].text == EN + "2"
 
 
 def test_same_bytes_whatever_the_workers(crawl):
-    """One worker in this process, three forked ones: every file the same."""
-    assert run("one", 1) == run("three", 3)
-    assert tree("one") == tree("three")
+    """One worker in this process, two and four forked ones, each finding out by itself: every file the same."""
+    tables = []
+    for name, workers in (("one", 1), ("two", 2), ("four", 4)):
+        shutil.rmtree(remembered.FOLDER, ignore_errors=True)
+        tables.append(run(name, workers))
+    assert tables[0] == tables[1] == tables[2]
+    assert tree("one") == tree("two") == tree("four")
     ids = [item.id for shard in documents.shards(Path("one/extracted")) for item in documents.read(shard)]
     assert len(set(ids)) == len(ids) == 13
 
@@ -120,7 +128,7 @@ def test_same_bytes_whatever_the_workers(crawl):
 def test_navigation_and_selectors_are_left_out():
     """Main content only, and what the params skip."""
     html = page(EN, extra="<nav>Home About</nav><div id=menu>Menu entries everywhere</div>")
-    text = pages.content(html, ["#menu"])
+    text = extractors.fast(html, "", ["#menu"])
     assert "bridge" in text and "Home" not in text and "Menu" not in text
 
 
@@ -128,7 +136,7 @@ def test_a_selector_that_is_none_names_its_key():
     """Refused before any page is read."""
     with pytest.raises(params.ParamsError, match="extract.skip.*a:::b"):
         params.section(ExtractParams, "extract", {
-            "extract": {"characters": 1, "page_bytes": 2000, "skip": ["a:::b["]}})
+            "extract": {"method": "fast", "characters": 1, "page_bytes": 2000, "skip": ["a:::b["]}})
 
 
 def test_normal_text():
@@ -140,6 +148,27 @@ def test_normal_text():
 def test_wrong_charset_header_does_not_lose_a_page(charset):
     """What the header claims is tried first, never believed against the bytes."""
     assert ZH in pages.decode(page(ZH, '<meta charset="gbk">').encode("gbk"), charset)
+
+
+@pytest.mark.parametrize(("encoding", "header"), [
+    ("utf-16", None), ("utf-16", "gbk"), ("utf-16-le", None), ("utf-16-be", "utf-16"), ("utf-8-sig", "gbk"),
+    ("gb18030", "gb2312"), ("gb18030", "gbk")])
+def test_chinese_in_wide_and_marked_encodings(encoding, header):
+    """A byte order mark beats the header; UTF-16 is told by its zeros; GB labels read all of GB18030."""
+    text = page(ZH + "\u3447\U00020087" if encoding == "gb18030" else ZH)
+    assert pages.decode(text.encode(encoding), header) == text
+
+
+@pytest.mark.parametrize("header", ["utf-16", "utf-16le", "utf-32"])
+def test_utf_16_is_never_believed_by_name(header):
+    """A page that calls itself UTF-16 and is not is read as what it is."""
+    assert pages.decode(page(ZH, f'<meta charset="{header}">').encode(), header).count("春天来了") == 12
+
+
+def test_big5_with_its_hong_kong_characters():
+    """The label big5 reads the supplementary characters too."""
+    text = page(TRADITIONAL + "啲嘢")
+    assert pages.decode(text.encode("big5hkscs"), "big5") == text
 
 
 def test_latin_pages_and_bytes_cut_in_a_character():
@@ -192,10 +221,13 @@ def test_full_disk_in_a_rank_is_one_line(crawl, monkeypatch, workers):
     run("out")
     before = tree("out")
 
-    def full(shard: Path, items: object) -> None:
-        raise OSError(28, "No space left on device", str(shard))
+    @contextlib.contextmanager
+    def full(shard: Path):
+        def put(document: documents.Document) -> None:
+            raise OSError(28, "No space left on device", str(shard))
+        yield put
 
-    monkeypatch.setattr(documents, "write", full)
+    monkeypatch.setattr(documents, "written", full)
     with pytest.raises(OSError, match="No space left") as failed:
         run("out", workers)
     assert "the disk is full" in stage.one_line(failed.value)
@@ -204,12 +236,12 @@ def test_full_disk_in_a_rank_is_one_line(crawl, monkeypatch, workers):
 
 def test_a_page_the_parser_cannot_take_costs_that_page_only(crawl, monkeypatch):
     """Counted as failed, kept among the rejects."""
-    def broken(html: str, skip: list[str]) -> str:
+    def broken(html: str, url: str, skip: list[str]) -> str:
         if "Story 2" in html:
             raise RuntimeError("parser")
-        return pages.extract_plain_text(html, main_content=True)
+        return extractors.fast(html, url, skip)
 
-    monkeypatch.setattr(pages, "content", broken)
+    monkeypatch.setitem(extractors.METHODS, "auto", broken)
     table = run("out")
     assert table["failed"] == 1 and table["kept"] == 12
     assert read(Path("out/rejected"))["https://a.example/2.html"].metadata["reason"] == "failed"
@@ -219,6 +251,8 @@ def test_plain_warc_of_another_writer(crawl):
     """Not gzipped, without our header: the HTTP Content-Type decides."""
     (crawl / "a-00000.warc.gz").unlink()
     data = gzip.decompress(record("https://a.example/x", page(EN).encode(), charset="utf-8"))
-    (crawl / "a-00000.warc").write_bytes(data.replace(b"WARC-Identified-Payload-Type: text/html\r\n", b""))
+    ready = Path("data/sources/a/warc/a-00000.warc")
+    ready.parent.mkdir(parents=True)
+    ready.write_bytes(data.replace(b"WARC-Identified-Payload-Type: text/html\r\n", b""))
     assert run("out")["kept"] == 9
     assert os.path.getsize("out/extracted/00000.jsonl") > 500
