@@ -9,7 +9,8 @@ from tasks.stage import StageError
 
 
 def table(counts: Mapping[str, float]) -> dict[str, Any]:
-    """{"read", "kept", "dropped": {reason: n}, "failed", "characters_in", "characters_out"} from a stage's counts.
+    """{"read", "kept", "dropped": {reason: n}, "failed", "characters_in", "characters_out"} from a stage's counts, and
+    "cut": {what: n} where it cut parts out of documents.
 
     Raises StageError unless read = kept + dropped + failed.
     """
@@ -19,4 +20,5 @@ def table(counts: Mapping[str, float]) -> dict[str, Any]:
     if rows["read"] != rows["kept"] + sum(dropped.values()) + rows["failed"]:
         raise StageError(f"documents were lost: read {rows['read']} but kept {rows['kept']} + dropped "
                          f"{sum(dropped.values())} + failed {rows['failed']}; this is a fault of the stage")
-    return rows | {"dropped": dropped}
+    cut = {key.removeprefix("cut/"): int(counts[key]) for key in sorted(counts) if key.startswith("cut/")}
+    return rows | {"dropped": dropped} | ({"cut": cut} if cut else {})
