@@ -1,152 +1,162 @@
-"""Stage `dedup`: one page of each text. Same text, same address and nearly the same text are dropped.
+"""Stage `dedup`: one page of each text, the newest. Same text, same address, nearly the same text are dropped, and
+what a page repeats of another is cut.
 
     python -m tasks.data.dedup data/filtered data/deduped data/rejected/dedup metrics/dedup.json
 
-Three passes: every shard is fingerprinted in parallel; one process goes through the fingerprints in the order of the
-documents' ids and keeps the first of each; every shard is written in parallel, its rejects with the id of what they
-repeat (`metadata.duplicate_of`) and, near duplicates, the estimated similarity. Reasons: `exact` (equal words, case
-and punctuation aside), `url` (same canonical address), `near` (MinHash, tasks/data/minhash.py).
+Three passes: every shard is fingerprinted in parallel (tasks/data/fingerprints.py); one process goes through the
+fingerprints from the newest `metadata.snapshot` to the oldest, within one by id, and keeps the first of each; every
+shard is written in parallel, its rejects with the id of what they repeat (`metadata.duplicate_of`). Reasons: `exact`
+(equal words, case and punctuation aside), `url` (same canonical address), `near` (MinHash, tasks/data/minhash.py, with
+the estimated `similarity`), `repeated` (most of it stands in others, tasks/data/repeats.py, with the share). Passages
+cut from documents that stay are in `passages.jsonl` beside the rejects.
+
+A page is compared with those kept, never with those dropped: with connected components, the usual choice, a chain of
+versions takes its ends along, however unlike they are (benchmarks/dedup.py measures both).
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-from datatrove.data import DocumentsPipeline
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from pydantic import Field
 
 from tasks import stage
-from tasks.data import documents, executor, minhash, retention, words
-from tasks.params import Runtime, Section
+from tasks.data import documents, executor, fingerprints, repeats, retention
+from tasks.data.fingerprints import FingerprintParams, Table
+from tasks.data.remembered import Memory
+from tasks.params import Runtime
 from tasks.stage import Input, Output
 
-INDEX_FILES = ("index.html", "index.htm", "default.html", "index.php")
 
+class DedupParams(FingerprintParams):
+    """How alike two pages must be for the older one to go, and how much it may repeat to stay."""
 
-class DedupParams(Section):
-    """How alike two pages must be for the later one to go."""
-
-    permutations: int = Field(ge=16, le=1024, description="MinHash signature length; error sqrt(j(1-j)/permutations)")
-    shingle: int = Field(ge=1, le=20, description="words a shingle")
-    threshold: float = Field(gt=0, le=1, description="Jaccard similarity from which on a page is a duplicate")
+    max_repeated: float = Field(gt=0, le=1, description="a document repeating more of its text is dropped whole")
 
 
 class Fingerprint(PipelineStep):
-    """Writes each rank's fingerprints to `folder`/<rank>.npz: ids, hashes of the words, addresses, signatures."""
+    """Writes each shard's fingerprints to `folder`."""
 
     type, name = "dedup", "fingerprint"
 
     def __init__(self, folder: Path, params: DedupParams, seed: int):
         super().__init__()
         self.folder, self.params, self.seed = folder.absolute(), params, seed
+        self.memory = Memory("dedup-fingerprints", params, seed)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Fingerprints every document; passes none on."""
-        rows, signatures = [], []
-        for document in data:
-            tokens = words.normal_words(document.text)
-            exact = hashlib.sha256(" ".join(tokens).encode("utf-8", "surrogatepass")).hexdigest()
-            rows.append([document.id, exact, canonical(str(document.metadata.get("url") or ""))])
-            signatures.append(minhash.signature(tokens, self.params.permutations, self.params.shingle, self.seed))
-        matrix = np.array(signatures, dtype=np.uint32).reshape(len(rows), self.params.permutations)
-        np.savez(self.folder / f"{rank:05d}.npz", signatures=matrix,
-                 rows=np.frombuffer(json.dumps(rows).encode(), dtype=np.uint8))
+        names, found = [], []
+        with self.memory.opened(rank, self) as remember:
+            for document in data:
+                names.append((document.id, str(document.metadata.get("snapshot") or "")))
+                found.append(fingerprints.Fingerprint(*remember(document, functools.partial(self.made, document))))
+        fingerprints.write(self.folder, rank, names, found, self.params)
         yield from ()
+
+    def made(self, document: Document) -> fingerprints.Fingerprint:
+        """The fingerprint of one document, of its text and address alone."""
+        url = str(document.metadata.get("url") or "")
+        return fingerprints.fingerprint(document.text, url, self.params, self.seed)
 
 
 class Drop(PipelineStep):
-    """Sets reason, duplicate_of and similarity on the documents the verdicts name."""
+    """Carries out the verdicts in `folder`: reasons are set, passages cut out and written to `passages`."""
 
     type, name = "filter", "duplicates"
 
-    def __init__(self, verdicts: dict[str, dict[str, Any]]):
+    def __init__(self, folder: Path, passages: Path):
         super().__init__()
-        self.verdicts = verdicts
+        self.folder, self.passages = folder.absolute(), passages.absolute()
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         """Every document, with its verdict."""
+        verdicts = json.loads((self.folder / f"{rank:05d}.verdicts.json").read_text(encoding="utf-8"))
+        cuts = []
         for document in data:
-            document.metadata |= self.verdicts.get(document.id, {})
+            verdict = verdicts.get(document.id, {})
+            spans = verdict.pop("spans", None)
+            if spans:
+                document.text, gone = repeats.cut(document.text, spans)
+                self.stat_update("documents_cut")
+                self.stat_update("characters_cut", value=sum(end - start for start, end in spans))
+                cuts.append(Document(text=gone, id=document.id,
+                                     metadata=document.metadata | verdict | {"reason": "passage"}))
+            else:
+                document.metadata |= verdict
             yield document
+        documents.write(self.passages / f"{rank:05d}.jsonl", cuts)
 
 
-def canonical(url: str) -> str:
-    """An address without what does not change the page: scheme, fragment, case of the host, default port, index file,
-    trailing slash. The query stays. What is no web address stays as it is; "" for a broken one."""
-    try:
-        parts = urlsplit(url.strip())
-        host, port = (parts.hostname or "").lower(), parts.port
-    except ValueError:
-        return ""
-    if not host:
-        return url.strip()
-    if port and port != {"http": 80, "https": 443}.get(parts.scheme):
-        host = f"{host}:{port}"
-    path = parts.path
-    for name in INDEX_FILES:
-        path = path.removesuffix("/" + name)
-    return f"{host}{path.rstrip('/')}" + (f"?{parts.query}" if parts.query else "")
-
-
-def fingerprints(folder: Path) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """(id, hash of words, address, signature) of every document, in the order of the ids."""
-    every = []
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file) as shard:
-            every += [(*row, signature) for row, signature
-                      in zip(json.loads(shard["rows"].tobytes()), shard["signatures"])]
-    return iter(sorted(every, key=lambda entry: entry[0]))
-
-
-def verdicts(entries: Iterator[tuple[str, str, str, np.ndarray]], params: DedupParams) -> dict[str, dict[str, Any]]:
-    """id -> metadata to set, for the documents to drop. Raises StageError where two documents share an id."""
-    index = minhash.Index(params.threshold, params.permutations)
-    numbered: list[str] = []
-    exact: dict[str, str] = {}
-    addresses: dict[str, str] = {}
-    dropped: dict[str, dict[str, Any]] = {}
-    previous = None
-    for name, text, url, signature in entries:
-        if name == previous:
-            raise stage.StageError(f"two documents have the id {name}: ids must be unique, remake the extract stage")
-        previous = name
-        if text in exact:
-            dropped[name] = {"reason": "exact", "duplicate_of": exact[text]}
-        elif url and url in addresses:
-            dropped[name] = {"reason": "url", "duplicate_of": addresses[url]}
-        elif near := index.nearest(signature):
-            dropped[name] = {"reason": "near", "duplicate_of": numbered[near[0]], "similarity": round(near[1], 3)}
+def judge(table: Table, params: DedupParams) -> dict[int, dict[str, Any]]:
+    """number -> metadata to set, for the documents to drop; {"duplicate_of", "repeated", "spans"} for those to cut."""
+    exact, address = table.groups
+    kept_text = np.full(len(exact), -1, np.int32)
+    kept_page = np.full(len(exact), -1, np.int32)
+    index = table.index(params.threshold)
+    kept = np.zeros(len(exact), bool)
+    verdicts: dict[int, dict[str, Any]] = {}
+    for number, (text, page) in enumerate(zip(exact, address)):
+        first, similarity = int(kept_text[text]), None
+        reason = "exact"
+        if first < 0 and page >= 0:
+            first, reason = int(kept_page[page]), "url"
+        if first < 0 and (near := index.nearest(number)):
+            (first, similarity), reason = near, "near"
+        if first < 0:
+            first = number
+            index.add(number)
+            kept[number], kept_text[text] = True, number
         else:
-            index.add(signature)
-            numbered.append(name)
-            exact[text] = name
-            addresses[url] = name
-    return dropped
+            verdicts[number] = {"reason": reason, "duplicate_of": table.names[first]}
+            if similarity is not None:
+                verdicts[number]["similarity"] = round(similarity, 3)
+        if page >= 0 and kept_page[page] < 0:  # also of a dropped page: an older one at its address is stale
+            kept_page[page] = first
+    for number, other, share, spans in table.repeated(kept, params.max_repeated):
+        verdicts[number] = {"duplicate_of": table.names[other], "repeated": round(share, 3)} | (
+            {"reason": "repeated"} if share > params.max_repeated else {"spans": spans.tolist()})
+    return verdicts
+
+
+def write_verdicts(table: Table, verdicts: dict[int, dict[str, Any]]) -> None:
+    """Each shard's verdicts by id, beside its fingerprints."""
+    for stem, numbers in zip(table.stems, table.numbers):
+        own = {table.names[number]: verdicts[number] for number in numbers.tolist() if number in verdicts}
+        (table.folder / f"{stem}.verdicts.json").write_text(json.dumps(own), encoding="utf-8")
 
 
 def dedup(filtered: Input, kept: Output, rejected: Output, metrics: Output, *,
           dedup: DedupParams, seed: int, runtime: Runtime) -> None:
-    """Keep the first document, by id, of each text in the shards of `filtered`."""
+    """Keep the newest document of each text in the shards of `filtered`, and of each passage its first."""
     started = time.monotonic()
     shards = documents.shards(filtered)
     with tempfile.TemporaryDirectory(f".partial-{os.getpid()}", ".fingerprints", kept.parent) as folder:
-        steps = [documents.ReadShards(filtered), Fingerprint(Path(folder), dedup, seed)]
-        executor.run("dedup-fingerprints", steps, len(shards), runtime)
-        dropped = verdicts(fingerprints(Path(folder)), dedup)
-    steps = [documents.ReadShards(filtered), Drop(dropped), documents.WriteShards(kept, rejected)]
-    table = retention.table(executor.run("dedup", steps, len(shards), runtime))
-    stage.write_json(metrics, table)
-    stage.write_timing("dedup", {"seconds": round(time.monotonic() - started, 2), "documents": table["read"]})
+        work = Path(folder)
+        executor.run("dedup-fingerprints", [documents.ReadShards(filtered), Fingerprint(work, dedup, seed)],
+                     len(shards), runtime)
+        judging = time.monotonic()
+        table = Table(work)
+        write_verdicts(table, judge(table, dedup))
+        judging = time.monotonic() - judging
+        steps = [documents.ReadShards(filtered), Drop(work, work / "passages"), documents.WriteShards(kept, rejected)]
+        counts = executor.run("dedup", steps, len(shards), runtime)
+        documents.write(rejected / "passages.jsonl", (document for shard in sorted((work / "passages").glob("*.jsonl"))
+                                                       for document in documents.read(shard)))
+    rows = retention.table(counts)
+    stage.write_json(metrics, rows | {"documents_cut": int(counts["documents_cut"]),
+                                      "characters_cut": int(counts["characters_cut"])})
+    stage.write_timing("dedup", {"seconds": round(time.monotonic() - started, 2), "documents": rows["read"],
+                                 "global_seconds": round(judging, 2)})
 
 
 if __name__ == "__main__":

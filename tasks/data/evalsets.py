@@ -1,6 +1,6 @@
 """Stage `evalsets`: what the models will be asked, fixed before anything is trained.
 
-    python -m tasks.data.evalsets data/deduped data/evalsets metrics/evalsets.json
+    python -m tasks.data.evalsets data/valued data/evalsets metrics/evalsets.json
 
 `held_out.jsonl` holds whole documents that training never sees, chosen by hash (tasks/data/split.py). `cloze` and
 `pairs` are made from them alone; `recall`, `tools` and `arithmetic` from arguments that no training exercise has
@@ -83,10 +83,10 @@ def exercise_items(made: Iterable[exercises.Exercise]) -> list[dict[str, Any]]:
     return [e.as_dict() | {"document": None, "language": "en", "chance": exercises.chance([e])} for e in made]
 
 
-def evalsets(deduped: Input, sets: Output, metrics: Output, *, evalsets: EvalsetsParams, seed: int) -> None:
-    """Write the evaluation sets of the corpus `deduped` to `sets`. Raises StageError where one would be empty."""
+def evalsets(valued: Input, sets: Output, metrics: Output, *, evalsets: EvalsetsParams, seed: int) -> None:
+    """Write the evaluation sets of the corpus `valued` to `sets`. Raises StageError where one would be empty."""
     started = time.monotonic()
-    corpus = [document for shard in documents.shards(deduped) for document in documents.read(shard)]
+    corpus = [document for shard in documents.shards(valued) for document in documents.read(shard)]
     kept = held_out(corpus, evalsets.split)
     if not kept:
         raise stage.StageError(f"none of {len(corpus)} documents falls into the held-out "

@@ -34,6 +34,8 @@ VAGUE = frozenset("this that these those it its which there here what he she the
                   "default usage also not as in on of for and or but so because since i".split())
 VAGUE_ZH = re.compile("[这那此其他她它我你该某]|于是|可是|正是|只是|但是|都是|不是|若是|还是|乃是|便是|就是|如果|是否")
 
+MARKS = re.compile(r"^#{1,6} |(?<!`)`(?!`)|^> ", re.M)  # Markdown's: of headings, of code in a line, of quotes
+
 NO_SURNAME = frozenset("却那名其乃有即此子长次又小表是")
 NEAR = 8  # lines: further below its signature a "New in version" speaks of something else
 
@@ -73,6 +75,7 @@ def facts(text: str, metadata: dict[str, Any]) -> list[Fact]:
 
 def english(text: str) -> Iterator[Fact]:
     """Purposes and versions of signatures, then definitions."""
+    text = MARKS.sub("", text)
     yield from signatures(text)
     for match in DEFINITION.finditer(text):
         subject, verb, answer = match.groups()

@@ -7,20 +7,22 @@ become candidates and are then compared by whole signature, so bands decide reca
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from rensa import RMinHash
 
-from tasks.data import words
+from tasks.data import shingles
+
+BUCKET = 64  # pages compared with from one bucket: a template's band is shared by any number of unlike pages
 
 
-def signature(tokens: Sequence[str], permutations: int, shingle: int, seed: int) -> np.ndarray:
-    """uint32[permutations]: the MinHash of the set of `shingle`-word runs of `tokens` (words.normal_words)."""
-    sketch = RMinHash(num_perm=permutations, seed=seed)
-    sketch.update(list(words.ngrams(tokens, shingle)))
-    return np.array(sketch.digest(), dtype=np.uint32)
+def signature(hashes: np.ndarray, permutations: int, shingle: int, seed: int) -> np.ndarray:
+    """uint32[permutations]: the MinHash of the set of `shingle`-word runs of a text of hashed words."""
+    runs = shingles.windows(hashes, shingle)
+    ends = np.array([0, len(runs)], dtype=np.uint64)
+    digest = RMinHash.digest_matrix_from_flat_token_hashes(runs, ends, permutations, seed)
+    return np.array(digest.to_rows()[0], dtype=np.uint32)
 
 
 def rows_for(threshold: float, permutations: int, recall: float = 0.99) -> int:
@@ -34,33 +36,71 @@ def rows_for(threshold: float, permutations: int, recall: float = 0.99) -> int:
     return best
 
 
+def bands(signatures: np.ndarray, rows: int) -> np.ndarray:
+    """uint64[permutations / rows, n]: the hash of each band of n signatures; equal where all its rows are."""
+    count = signatures.shape[1] // rows
+    keys = np.zeros((count, len(signatures)), np.uint64)
+    for row in range(rows):
+        keys = keys * np.uint64(shingles.BASE) + signatures[:, row::rows].T
+    return shingles.mixed(keys)
+
+
 class Index:
-    """Signatures added so far, searchable by similarity. Memory: one dictionary entry a band and signature."""
+    """The signatures of all pages; those added so far are searchable by similarity.
 
-    def __init__(self, threshold: float, permutations: int):
-        self.threshold, self.rows = threshold, rows_for(threshold, permutations)
-        self.buckets: dict[bytes, list[int]] = defaultdict(list)
-        self.signatures: list[np.ndarray] = []
+    Everything is known before the first search, so a band's keys are sorted once and only pages that share a bucket
+    are indexed: 8 bytes for each page and bucket it shares, nothing for the rest, besides the signatures, which may
+    lie on disk (a numpy memmap). Of one bucket the first BUCKET pages added are searched: time stays linear, and
+    similar pages still meet in other buckets.
+    """
 
-    def nearest(self, signature: np.ndarray) -> tuple[int, float] | None:
-        """(number, estimated Jaccard) of the most similar added signature at or above the threshold, the first of
-        equals; None where there is none."""
-        candidates = sorted({number for band in self._bands(signature) for number in self.buckets.get(band, ())})
-        if not candidates:
+    def __init__(self, signatures: np.ndarray, keys: Iterable[np.ndarray], threshold: float):
+        """`signatures` uint32[n, permutations]; `keys` each band's uint64[n] (`bands`)."""
+        self.signatures, self.threshold = signatures, threshold
+        pages, buckets, sizes = [np.empty(0, np.int32)], [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        made = 0
+        for band in keys:
+            order = np.argsort(band, kind="stable").astype(np.int32)
+            edges = np.flatnonzero(np.diff(band[order])) + 1
+            starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(order)]])
+            shared = ends - starts > 1
+            size = (ends - starts)[shared]
+            pages.append(order[np.repeat(shared, ends - starts)])
+            buckets.append(np.repeat(np.arange(made, made + len(size), dtype=np.int32), size))
+            sizes.append(np.minimum(size, BUCKET))
+            made += len(size)
+        page, bucket = np.concatenate(pages), np.concatenate(buckets)
+        del pages, buckets
+        order = np.argsort(page, kind="stable")
+        self.buckets = bucket[order]  # of page 0, then of page 1, ...
+        self.first = np.searchsorted(page[order], np.arange(len(signatures) + 1))
+        self.room = np.concatenate(sizes)
+        self.place = np.concatenate([[0], np.cumsum(self.room)])
+        self.filled = np.zeros(made, np.int64)
+        self.slots = np.empty(self.place[-1], np.int32)
+
+    def nearest(self, page: int) -> tuple[int, float] | None:
+        """(page, estimated Jaccard) of the added page most similar to `page` at or above the threshold, the lowest
+        number of equals; None where there is none."""
+        own = self._own(page)
+        if not len(own) or not len(found := self._members(own)):
             return None
-        similar = (np.stack([self.signatures[c] for c in candidates]) == signature).mean(axis=1)
+        similar = (self.signatures[found] == self.signatures[page]).mean(axis=1)
         best = int(similar.argmax())
-        return (candidates[best], float(similar[best])) if similar[best] >= self.threshold else None
+        return (int(found[best]), float(similar[best])) if similar[best] >= self.threshold else None
 
-    def add(self, signature: np.ndarray) -> int:
-        """Adds a signature; returns its number, 0, 1, 2, ..."""
-        number = len(self.signatures)
-        self.signatures.append(signature)
-        for band in self._bands(signature):
-            self.buckets[band].append(number)
-        return number
+    def add(self, page: int) -> None:
+        """Makes `page` searchable."""
+        own = self._own(page)
+        own = own[self.filled[own] < self.room[own]]
+        self.slots[self.place[own] + self.filled[own]] = page
+        self.filled[own] += 1
 
-    def _bands(self, signature: np.ndarray) -> list[bytes]:
-        """Each band as bytes, led by its number so that bands never meet."""
-        return [start.to_bytes(4, "big") + signature[start:start + self.rows].tobytes()
-                for start in range(0, len(signature), self.rows)]
+    def _own(self, page: int) -> np.ndarray:
+        return self.buckets[self.first[page]:self.first[page + 1]]
+
+    def _members(self, own: np.ndarray) -> np.ndarray:
+        """The pages added to the buckets `own`, in order, each once."""
+        counts = self.filled[own]
+        ends = np.cumsum(counts)
+        return np.unique(self.slots[np.arange(ends[-1]) + np.repeat(self.place[own] - ends + counts, counts)])

@@ -13,9 +13,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from tasks.data import words
+import numpy as np
+
+from tasks.data import shingles, words
+from tasks.data.resemblance import Evaluation, Pair
 
 SHORTEST = 8  # words; a shorter evaluation text is a common phrase and protects nothing
 # a Han character counts as a word elsewhere, but 13 of them say as much as seven English words: a text of them alone
@@ -30,7 +34,8 @@ class Cut:
     text: str
     removed: str
     items: Counter[str] = field(default_factory=Counter)
-    ngram: str | None = None  # the first shared run
+    runs: dict[str, str] = field(default_factory=dict)  # item -> the first run shared with it
+    retold: dict[str, Pair] = field(default_factory=dict)  # item -> how the passage is like it
 
     @property
     def fraction(self) -> float:
@@ -51,6 +56,7 @@ class Protected:
         self.n = n
         self.owners: dict[str, str] = {}
         self.lengths: dict[str, set[int]] = {}
+        self.parts: list[np.ndarray] = []  # the hashes of the keys of lengths, text by text
 
     def add(self, item: str, texts: Iterable[str]) -> None:
         """Protect `texts` under the id `item`."""
@@ -62,6 +68,13 @@ class Protected:
             for start, run in enumerate(words.ngrams(tokens, length)):
                 self.owners.setdefault(run, item)
                 self.lengths.setdefault(" ".join(tokens[start:start + SHORTEST]), set()).add(length)
+            self.parts.append(shingles.windows(shingles.hashed(tokens), SHORTEST)[:len(tokens) - length + 1])
+            self.__dict__.pop("heads", None)
+
+    @cached_property
+    def heads(self) -> np.ndarray:
+        """uint64, sorted: the hash of each key of `lengths`."""
+        return np.unique(np.concatenate([np.empty(0, np.uint64), *self.parts]))
 
     def length(self, tokens: Sequence[str]) -> int | None:
         """How many words in a row of this text are protected; None where it is too short to be told from a phrase."""
@@ -70,39 +83,50 @@ class Protected:
             return None
         return min(round(self.n * weight), len(tokens))
 
-    def shared(self, tokens: list[str]) -> Iterator[tuple[int, int, str, str]]:
-        """(first word, length, item, run) of each run of `tokens` that is protected."""
+    def shared(self, text: shingles.Words) -> Iterator[tuple[int, int, str, str]]:
+        """(first word, length, item, run) of each run of `text` that is protected."""
+        tokens = text.tokens
         if len(tokens) < SHORTEST:
             return
-        for start, head in enumerate(words.ngrams(tokens, SHORTEST)):
-            for length in self.lengths.get(head, ()):
+        for start in np.flatnonzero(shingles.among(text.runs(SHORTEST), self.heads)).tolist():
+            for length in self.lengths.get(" ".join(tokens[start:start + SHORTEST]), ()):
                 run = " ".join(tokens[start:start + length])
                 if run in self.owners:
                     yield start, length, self.owners[run], run
 
-    def cut(self, text: str) -> Cut:
-        """`text` without the lines that a shared run touches; a cut may join new runs, so until none is shared."""
+    def cut(self, text: str, evaluation: Evaluation | None = None) -> Cut:
+        """`text` without the lines that a shared run, or a passage that retells an item of `evaluation`, touches; a
+        cut may join new ones, so until there is none."""
         lines = text.split("\n")
         folded = [words.normal_words(line) for line in lines]
         kept = list(range(len(lines)))
         items: Counter[str] = Counter()
-        first = None
+        runs: dict[str, str] = {}
+        retold: dict[str, Pair] = {}
         while True:
-            tokens = [token for line in kept for token in folded[line]]
+            own = shingles.Words([token for line in kept for token in folded[line]])
             home = [line for line in kept for _ in folded[line]]
             touched: set[int] = set()
-            for start, length, item, run in self.shared(tokens):
+            for start, length, item, run in self.shared(own):
                 touched.update(home[start:start + length])
                 items[item] += 1
-                first = first or run
+                runs.setdefault(item, run)
+            if evaluation:
+                left = "\n".join(lines[line] for line in kept)
+                for stretch in evaluation.stretches(own):
+                    for start in stretch.places.tolist():
+                        touched.update(home[start:start + evaluation.params.shingle])
+                    pair = evaluation.retold(stretch, left, own)
+                    if pair.item not in retold or retold[pair.item].similarity < pair.similarity:
+                        retold[pair.item] = pair
             if not touched:
                 break
             kept = [line for line in kept if line not in touched]
         if len(kept) == len(lines):
             return Cut(text, "")
-        left = set(kept)
-        gone = "\n".join(line for number, line in enumerate(lines) if number not in left)
-        return Cut("\n".join(lines[line] for line in kept).strip("\n"), gone, items, first)
+        whole = set(kept)
+        gone = "\n".join(line for number, line in enumerate(lines) if number not in whole)
+        return Cut("\n".join(lines[line] for line in kept).strip("\n"), gone, items, runs, retold)
 
 
 def strings(value: Any) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 HAN = "㐀-䶿一-鿿豈-﫿"
 IDEOGRAPHS = HAN + "぀-ヿ가-힣"  # written without spaces: Han, kana, hangul
+FIRST_IDEOGRAPH = "぀"  # what a word of theirs is not below, and (rare scripts apart) every other is
 WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W{IDEOGRAPHS}]+(?:['’][^\W\d_{IDEOGRAPHS}]+)*")
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]?\s+|(?<=[。！？])[”’」』]?|\n+")
 

@@ -56,3 +56,12 @@ def test_the_held_out_share_is_decided_by_the_question():
     many = [f for i in range(2000) for f in facts(f"The Thing{i} is a mapping of names to values.", {})]
     share = sum(f.held_out for f in many) / 2000
     assert len(many) == 2000 and abs(share - 0.2) < 0.04  # 4 standard errors
+
+
+def test_markdown_of_the_extractor_hides_no_fact():
+    """Signatures as headings or half in code, as the pages of Sphinx and pydoc come; the same facts as of plain text."""
+    markdown = (API.replace("method library.Store.fetch(", "method `library.Store.`fetch(")
+                .replace("function library", "## function library").replace("a mapping", "a `mapping`"))
+    assert markdown.count("`") == 4 and facts(markdown, {"language": "en"}) == facts(API, {"language": "en"})
+    fenced = "```\nclass a.Hidden()\n```\n\nA Store is a mapping of names to values."
+    assert [f.subject for f in facts(fenced, {})] == ["Store"]

@@ -39,7 +39,7 @@ def test_the_lines_of_the_run_go_and_their_neighbours_stay():
     run = "one two three four five six seven\neight nine ten eleven twelve thirteen"
     cut = protected(f"Before. {run} After.").cut(f"Keep this line.\n{run.upper()}, and more\nKeep that line.")
     assert cut.text == "Keep this line.\nKeep that line." and cut.items == {"item0": 1}
-    assert cut.ngram == " ".join(run.split()) and 0 < cut.fraction < 1
+    assert cut.runs == {"item0": " ".join(run.split())} and 0 < cut.fraction < 1
     twelve = protected(f"Before. {run} After.").cut(run.removeprefix("one "))
     assert not twelve.items  # twelve words are allowed
 
