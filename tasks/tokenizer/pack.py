@@ -3,8 +3,9 @@
     python -m tasks.tokenizer.pack data/corpus data/evalsets/held_out.jsonl models/tokenizer data/packed \\
         metrics/pack.json
 
-Training documents are laid out in a seeded order, held-out ones in the order of their file. A document that spells a
-special token ("<|im_end|>") is text like any other: it is packed as the bytes it is, never as the token.
+Training documents are laid out in a seeded order, each as often as its `metadata.epochs` says, its copies evenly far
+apart; held-out ones in the order of their file. A document that spells a special token ("<|im_end|>") is text like any
+other: it is packed as the bytes it is, never as the token.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tasks import params, stage
 from tasks.data import documents
+from tasks.data.epochs import copies
 from tasks.progress import track
 from tasks.stage import Input, Output, StageError
 from tasks.tokenizer import directory, shards
@@ -50,14 +52,33 @@ def pack(corpus: Input, held_out: Input, tokenizer: Input, packed: Output, metri
     stage.write_json(packed / "meta.json", about)
     stage.write_json(metrics, {
         split: {key: about[split][key] for key in ("documents", "tokens", "bytes")}
-        | {"bytes_per_token": round(about[split]["bytes"] / about[split]["tokens"], 4)} for split in shards.SPLITS})
+        | {"bytes_per_token": round(about[split]["bytes"] / about[split]["tokens"], 4)}
+        | repeated([name for name, _ in texts[split]], shards.open_stream(packed, split).index[:, 0])
+        for split in shards.SPLITS})
+
+
+def repeated(names: list[str], lengths: np.ndarray) -> dict[str, int]:
+    """Of a stream's documents, by name and tokens [n]: how many are distinct, and the tokens of further copies."""
+    _, first = np.unique(np.array(names), return_index=True)
+    return {"distinct_documents": len(first), "repeated_tokens": int(lengths.sum() - lengths[first].sum())}
 
 
 def in_order(corpus: Path, seed: int) -> list[tuple[str, str]]:
-    """(id, text) of the corpus's documents in the order of sha256(seed, id): neighbours in a site are parted."""
-    found = [(document.id, document.text) for shard in track(documents.shards(corpus), what="read", unit="shard")
-             for document in documents.read(shard) if document.text]
-    return sorted(found, key=lambda pair: hashlib.sha256(f"{seed}:{pair[0]}".encode()).digest())
+    """(id, text) of the corpus's documents, each once for each of its epochs (1 where it names none).
+
+    A document's hash of (seed, id) is its place in the stream, so neighbours in a site are parted. The stream is cut
+    into as many equal parts as the document has copies, and each part holds one at that place, so that a document of
+    n copies comes back after an n-th of the stream.
+    """
+    found: list[tuple[int, int, str, str]] = []
+    for shard in track(documents.shards(corpus), what="read", unit="shard"):
+        for document in documents.read(shard):
+            if document.text:
+                place = int.from_bytes(hashlib.sha256(f"{seed}:{document.id}".encode()).digest(), "big")
+                count = copies(document.id, document.metadata.get("epochs", 1))
+                found += [((place + (copy << 256)) // count, copy, document.id, document.text)
+                          for copy in range(count)]
+    return [(name, text) for *_, name, text in sorted(found, key=lambda entry: entry[:3])]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], batch: int,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tasks import chat
+from tasks.data.epochs import copies
 from tasks.stage import StageError
-from tasks.tokenizer import directory, shards
+from tasks.tokenizer import directory, shards, train
 from tasks.tokenizer import pack as module
 from tasks.tokenizer.train import TokenizerParams, learn
 
@@ -58,6 +59,60 @@ def test_the_batch_size_changes_no_byte(packed, tmp_path):
                 tmp_path / "m.json", pack=module.PackParams(batch_documents=100), seed=1)
     for path in packed.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def corpus_of(folder, epochs):
+    """A folder of one shard: document n with its epochs, texts all different."""
+    folder.mkdir()
+    (folder / "00000.jsonl").write_text("".join(json.dumps(
+        {"text": f"one two {n}", "id": f"d{n:03d}", "metadata": {} if times is None else {"epochs": times}}) + "\n"
+        for n, times in enumerate(epochs)))
+    return folder
+
+
+def test_documents_repeat_by_their_epochs_far_apart_and_the_rest_keeps_its_order(tmp_path):
+    plain = [name for name, _ in module.in_order(corpus_of(tmp_path / "plain", [None] * 90), 7)]
+    epochs = [[None, 1, 2.0, 4.0, 0.0, 2.5][n % 6] for n in range(90)]
+    laid = module.in_order(corpus_of(tmp_path / "mixed", epochs), 7)
+    names = [name for name, _ in laid]
+    for n, times in enumerate(epochs):
+        places = [place for place, name in enumerate(names) if name == f"d{n:03d}"]
+        times = 1 if times is None else times
+        assert len(places) in (int(times), -int(-times // 1)) and len(places) == copies(f"d{n:03d}", times)
+        for here, there in zip(places, places[1:]):  # evenly: an n-th of the stream, give or take its unevenness
+            assert abs((there - here) / len(names) - 1 / len(places)) < 0.15
+    assert len(plain) == 90 and sorted(plain) != plain  # one epoch each: the order of the hashes, as ever
+    single = {f"d{n:03d}" for n, times in enumerate(epochs) if times in (None, 1)}
+    assert [name for name in names if name in single] == [name for name in plain if name in single]
+    assert all(text == f"one two {int(name[1:])}" for name, text in laid)
+
+
+def test_repeated_tokens_are_counted_and_whole_epochs_are_the_stream_again(packed, tmp_path):
+    made = {}
+    for name, epochs in (("once", [1] * 20), ("thrice", [3.0] * 20)):
+        corpus_of(tmp_path / name, epochs)
+        module.pack(tmp_path / name, tmp_path / "held_out.jsonl", tmp_path / "tokenizer", tmp_path / f"{name}-packed",
+                    tmp_path / f"{name}.json", pack=module.PackParams(batch_documents=7), seed=1)
+        made[name] = json.loads((tmp_path / f"{name}.json").read_text())["train"]
+    assert made["once"]["repeated_tokens"] == 0 and made["once"]["distinct_documents"] == 20
+    assert made["thrice"]["repeated_tokens"] == 2 * made["once"]["tokens"]
+    assert made["thrice"]["tokens"] == 3 * made["once"]["tokens"] and made["thrice"]["distinct_documents"] == 20
+    once, thrice = ((tmp_path / f"{name}-packed/train.bin").read_bytes() for name in ("once", "thrice"))
+    assert thrice == 3 * once
+
+
+def test_the_tokenizer_learns_from_each_document_once(tmp_path):
+    once, often = (train.sample(corpus_of(tmp_path / name, epochs), 10**6)
+                   for name, epochs in (("a", [1] * 9), ("b", [4.0] * 9)))
+    assert once == often and len(once) == 9
+
+
+@pytest.mark.parametrize("epochs", [-1, "two", None])
+def test_epochs_that_are_none_are_named(tmp_path, epochs):
+    corpus_of(tmp_path / "corpus", [1])
+    (tmp_path / "corpus/00000.jsonl").write_text(json.dumps({"text": "x", "id": "a", "metadata": {"epochs": epochs}}))
+    with pytest.raises(StageError, match="document a has epochs"):
+        module.in_order(tmp_path / "corpus", 1)
 
 
 @pytest.mark.parametrize("name", ["train.bin", "train.idx"])
