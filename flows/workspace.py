@@ -23,7 +23,8 @@ from dvc.repo import Repo
 from flows import graph, plots
 from tasks import params
 
-OWN = {"params.yaml", "dvc.lock"}  # files that a workspace keeps for itself, beside the outputs of its stages
+# what a workspace keeps for itself, beside the outputs of its stages; annotations are a person's work on its own items
+OWN = {"params.yaml", "dvc.lock", "annotations"}
 
 
 class Instead(dict):

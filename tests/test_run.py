@@ -45,7 +45,8 @@ def run(root: Path, *words: str, code: int = 0, cwd: Path | None = None) -> subp
 
 def test_help_lists_the_commands_and_profiles(checkout, tmp_path):
     text = run(checkout, "--help", cwd=tmp_path).stdout
-    for word in ("./run test", "./run chat", "./run serve", "./run repro", "./run ui", "./run doctor", "--profile"):
+    for word in ("./run test", "./run chat", "./run serve", "./run annotate", "./run repro", "./run ui", "./run doctor",
+                 "--profile"):
         assert word in text
     assert "profiles: tiny" in text
 
@@ -110,9 +111,11 @@ def test_doctor_speaks_where_nothing_is_installed(checkout):
         assert f" {check} " in done.stdout
 
 
-def test_serving_what_is_not_made_is_one_line(checkout):
-    """With the real installation: no model yet, so serve says what makes it."""
-    shutil.copytree(ROOT / "tasks", checkout / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+def install(checkout):
+    """The real installation and the code, in `checkout`."""
+    for folder in ("tasks", "flows"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"),
+                        dirs_exist_ok=True)
     shutil.copy2(ROOT / "params.yaml", checkout)
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/python").write_text(f"#!{shutil.which('bash')}\nexec '{sys.executable}' \"$@\"\n")
@@ -120,6 +123,18 @@ def test_serving_what_is_not_made_is_one_line(checkout):
     stamp = subprocess.run("cat pyproject.toml constraints.txt | git hash-object --stdin", shell=True, cwd=checkout,
                            capture_output=True, text=True).stdout
     (checkout / ".venv/.installed").write_text(stamp)
+
+
+def test_annotating_what_is_not_made_is_one_line(checkout):
+    install(checkout)
+    assert run(checkout, "annotate", "quality", code=1).stderr.startswith("error: no documents yet (data/valued")
+    assert "usage: ./run annotate" in run(checkout, "annotate", "colour", code=2).stderr
+    assert "as trl's DPO reads it" in run(checkout, "annotate", "--help").stdout
+
+
+def test_serving_what_is_not_made_is_one_line(checkout):
+    """No model yet, so serve says what makes it."""
+    install(checkout)
     for command in ("serve", "chat"):
         done = run(checkout, command, "scratch", code=1)
         assert done.stderr.splitlines() == [

@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from tasks import chat, exercises
 from tasks.exercises import Exercise
 from tasks.stage import StageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FAULTS = ("argument", "tool", "malformed", "silent")
 SILENT = ("I do not know.", "Done.", "The answer is {guess}.", "It is {guess}.", "OK.")
@@ -31,31 +32,42 @@ class Pair:
     rejected: str
 
 
-def pairs(n: int, split: exercises.Split, seed: int, systems: list[str],
-          tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
-    """`n` pairs on arguments of `split`, half of them arithmetic's share of one in six. Raises StageError where the
-    closed world of the exercises holds fewer."""
+@dataclass(frozen=True)
+class Choice:
+    """Messages, the schemas of the tools offered, and two calls to choose between; the wrong one has `fault`."""
+
+    fault: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    right: str
+    wrong: str
+
+
+def choices(n: int, split: exercises.Split, seed: int, systems: list[str]) -> Iterator[Choice]:
+    """`n` choices on arguments of `split`, half of them arithmetic's share of one in six, the faults in turn. Raises
+    StageError where the closed world of the exercises holds fewer."""
     draw = random.Random(f"pairs {split} {seed}")
     try:
         asked = exercises.tool_calls(n - n // 6, split, seed) + exercises.arithmetic(n // 6, split, seed)
     except ValueError as error:
         raise StageError(f"preference.pairs: {error}") from None
     draw.shuffle(asked)
-    return list(rendered(asked, systems, tokenizer, draw))
-
-
-def rendered(asked: list[Exercise], systems: list[str], tokenizer: PreTrainedTokenizerBase,
-             draw: random.Random) -> Iterator[Pair]:
-    """A pair for each exercise, the faults in turn."""
     for number, exercise in enumerate(asked):
         fault = FAULTS[number % len(FAULTS)]
         system = draw.choice(systems)
         opening = [{"role": "system", "content": system}] if system else []
-        prompt = tokenizer.apply_chat_template([*opening, {"role": "user", "content": exercise.question}],
-                                               tools=exercises.schemas(exercise.tools), tokenize=False,
-                                               add_generation_prompt=True)
-        right = chat.call_text(exercise.tool, exercise.arguments)
-        yield Pair(fault, prompt, right + chat.END, spoiled(exercise, fault, draw) + chat.END)
+        yield Choice(fault, [*opening, {"role": "user", "content": exercise.question}],
+                     exercises.schemas(exercise.tools), chat.call_text(exercise.tool, exercise.arguments),
+                     spoiled(exercise, fault, draw))
+
+
+def pairs(n: int, split: exercises.Split, seed: int, systems: list[str],
+          tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+    """`choices`, rendered by the tokenizer's chat template."""
+    return [Pair(choice.fault, tokenizer.apply_chat_template(choice.messages, tools=choice.tools, tokenize=False,
+                                                             add_generation_prompt=True),
+                 choice.right + chat.END, choice.wrong + chat.END)
+            for choice in choices(n, split, seed, systems)]
 
 
 def spoiled(exercise: Exercise, fault: str, draw: random.Random) -> str:
