@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from tasks.report.picture import Panel
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen before pyplot picks one
@@ -15,7 +18,7 @@ plt.rcParams.update({
     "svg.hashsalt": "catena", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
-    "legend.frameon": False,
+    "legend.frameon": False, "text.parse_math": False,
 })
 
 
@@ -52,10 +55,33 @@ def bars(values: dict[str, float], *, x: str, errors: dict[str, float] | None = 
     return svg(figure)
 
 
-def svg(figure: plt.Figure) -> Markup:
-    """The figure as an <svg> element, sized by its container, the same bytes for the same data."""
+def beside(panel: Panel, size: tuple[float, float] = (3.9, 2.3)) -> Markup:
+    """A small chart of before and after, without title and legend: those are the page's. All have one size."""
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    draw(axes, panel)
+    return svg(figure, bounds=None)
+
+
+def draw(axes: Axes, panel: Panel) -> None:
+    """The bars of `panel` on `axes`: before in grey, after in colour; lying where the labels are names."""
+    for side, colour, offset in (("before", INK + "99", -0.2), ("after", COLOURS[0], 0.2)):
+        places = [place + offset for place in range(len(panel["labels"]))]
+        (axes.barh if panel["named"] else axes.bar)(places, panel[side], 0.4, color=colour, label=side)
+    step = 1 if panel["named"] else -(-len(panel["labels"]) // 8)
+    ticks = range(0, len(panel["labels"]), step)
+    labels = [label if len(label) <= 14 else f"{label[:13]}…" for label in panel["labels"][::step]]
+    (axes.set_yticks if panel["named"] else axes.set_xticks)(ticks, labels)
+    axes.set_xlabel(panel["x"])
+    axes.grid(axis="y" if panel["named"] else "x", visible=False)
+    if panel["named"]:
+        axes.invert_yaxis()
+
+
+def svg(figure: plt.Figure, bounds: str | None = "tight") -> Markup:
+    """The figure as an <svg> element, sized by its container, the same bytes for the same data; `bounds` None keeps
+    the margins."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches=bounds, metadata={"Date": None})
     plt.close(figure)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg"):])

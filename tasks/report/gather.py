@@ -16,7 +16,7 @@ from tasks.stage import StageError
 
 Table = dict[str, list]
 
-DATA_STAGES = ("extract", "filter", "dedup", "decontaminate")
+DATA_STAGES = ("extract", "filter", "dedup", "safety", "value", "decontaminate", "mixture")
 SCORES = {  # task, metric -> what a reader calls it; arrows say which way is better
     ("held_out", "bits_per_byte"): "held-out bits per byte ↓",
     ("pairs", "acc"): "minimal pairs",
@@ -88,13 +88,13 @@ def scores(models: dict[str, dict[str, Any]]) -> Table:
 
 
 def retention(metrics: Path) -> Table:
-    """One row a data stage: documents, characters, and the share of the extracted text that is left."""
+    """One row a data stage: documents, the share of all read that is left, characters, the share of the extracted."""
     stages = {name: load(metrics / f"{name}.json") for name in DATA_STAGES}
-    whole = stages["extract"]["characters_out"]
+    read, whole = stages["extract"]["read"], stages["extract"]["characters_out"]
     return {
-        "head": ["stage", "read", "kept", "dropped", "failed", "characters", "of extracted"],
+        "head": ["stage", "read", "kept", "dropped", "failed", "of documents", "characters", "of extracted"],
         "rows": [[name, number(found["read"]), number(found["kept"]), number(sum(found["dropped"].values())),
-                  number(found["failed"]), number(found["characters_out"]),
+                  number(found["failed"]), f"{found['kept'] / read:.1%}", number(found["characters_out"]),
                   f"{found['characters_out'] / whole:.1%}"] for name, found in stages.items()],
     }
 

@@ -1,8 +1,9 @@
-"""One page and a model card, made only from the metrics files and what the stages kept to show.
+"""One page, a model card and a data card, made only from the metrics files and what the stages kept to show.
 
-`python -m tasks.report.page metrics data/transcripts data/rejected report/scores.json report/MODEL_CARD.md` writes the
-scores and the card, which are the stage's outputs, and beside them report/index.html: it also shows seconds, the
-machine and every hash, so it is not an output (two machines make two pages of one commit).
+`python -m tasks.report.page metrics data/transcripts data/rejected data/picture report/scores.json report/MODEL_CARD.md
+report/DATA_CARD.md` writes the scores and the cards, which are the stage's outputs, and beside them report/index.html:
+it also shows seconds, the machine and every hash, so it is not an output (two machines make two pages of one commit);
+report/rejects.html shows what the data stages dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import jinja2
 
 from tasks import stage
-from tasks.report import card, figures, gather, lineage, rejects
+from tasks.report import card, data_card, figures, gather, lineage, picture, rejects
 from tasks.stage import Input, Output
 
 PAGE = Path("report/index.html")
@@ -24,24 +25,32 @@ CAPTIONS = {"sft": "Loss of the assistant's tokens, a batch at a time.",
 SHOWN = 4  # transcripts of a track, way and family on the page; all are in data/transcripts
 
 
-def report(metrics: Input, transcripts: Input, rejected: Input, scores: Output, model_card: Output, *,
-           models: dict[str, str]) -> None:
-    """Write the score tables as JSON, the model card, and the page; columns in the order of `models`.
+def report(metrics: Input, transcripts: Input, rejected: Input, samples: Input, scores: Output, model_card: Output,
+           data: Output, *, models: dict[str, str]) -> None:
+    """Write the score tables as JSON, the model card, the data card, and the page; columns in the order of `models`.
 
-    Raises StageError where a metrics file is torn.
+    Raises StageError where a metrics file or a sample is torn.
     """
     found = gather.evaluated(metrics, models)
+    made = gather.load(metrics / "picture.json")
     tables = {"scores": gather.scores(found), "retention": gather.retention(metrics),
               "training": gather.training(metrics), "tuning": gather.tuning(metrics),
-              "quantization": gather.quantization(metrics), "agents": gather.agents(metrics)}
+              "quantization": gather.quantization(metrics), "agents": gather.agents(metrics),
+              "sources": picture.sources(made), "mixture": picture.mixture(metrics),
+              "directions": picture.directions(metrics),
+              "classifiers": picture.classifiers(metrics), "masked": picture.masked(metrics)}
     stage.write_json(scores, tables)
     model_card.write_text(card.text(metrics, tables), encoding="utf-8")
+    data.write_text(data_card.text(metrics, tables), encoding="utf-8")
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True)
+    dropped = rejects.sampled(rejected)
+    rejects.write(dropped, environment)
     page = environment.get_template("page.html.j2").render(
         tables, commit=lineage.commit(), tiles=tiles(metrics, found), curves=curves(metrics),
-        retention_figure=kept(metrics), agents_figure=passes(metrics), serving=gather.serving(metrics, TIMING),
-        transcripts=shown(transcripts), rejects=rejects.sampled(rejected), machine=lineage.machine(),
+        funnel=picture.funnel(metrics), panels=drawn(made, metrics), pairs=picture.pairs(rejected),
+        samples=picture.samples(samples), agents_figure=passes(metrics), serving=gather.serving(metrics, TIMING),
+        transcripts=shown(transcripts), rejects=dropped, machine=lineage.machine(),
         stages=lineage.stages(), seconds=stage_seconds())
     partial = PAGE.with_suffix(".partial")
     partial.parent.mkdir(exist_ok=True)
@@ -64,10 +73,10 @@ def tiles(metrics: Path, models: dict[str, Any]) -> list[dict[str, str]]:
     return out
 
 
-def kept(metrics: Path) -> figures.Markup:
-    """Bars of the text left after each data stage, in percent of what was extracted."""
-    stages = {name: gather.load(metrics / f"{name}.json")["characters_out"] for name in gather.DATA_STAGES}
-    return figures.bars({name: 100 * value / stages["extract"] for name, value in stages.items()}, x="% of characters")
+def drawn(made: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
+    """The small multiples of the data, each with its figure."""
+    return [panel | {"figure": figures.beside(panel)}
+            for panel in picture.panels(made, gather.load(metrics / "value.json"))]
 
 
 def curves(metrics: Path) -> list[dict[str, Any]]:

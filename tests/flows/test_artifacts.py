@@ -14,9 +14,14 @@ from flows import artifacts
 
 def test_retention_counts_and_orders_reasons(tmp_path):
     (tmp_path / "filter.json").write_text(json.dumps(
-        {"read": 10, "kept": 5, "dropped": {"short": 1, "a|b": 3}, "failed": 1}))
+        {"read": 10, "kept": 5, "dropped": {"short": 1, "a|b": 3}, "failed": 1, "characters_out": 50}))
     rows = artifacts.retention(tmp_path).splitlines()
-    assert rows[2:] == ["| filter | 10 | 5 | 4 | 1 | a\\|b 3, short 1 |"]
+    assert rows[2:] == ["| filter | 10 | 5 | 4 | 1 | - | - | a\\|b 3, short 1 |"]
+    (tmp_path / "extract.json").write_text(json.dumps(
+        {"read": 40, "kept": 10, "dropped": {"empty": 30}, "failed": 0, "characters_out": 400}))
+    assert artifacts.retention(tmp_path).splitlines()[2:] == [
+        "| extract | 40 | 10 | 30 | 0 | 25.0% | 100.0% | empty 30 |",
+        "| filter | 10 | 5 | 4 | 1 | 12.5% | 12.5% | a\\|b 3, short 1 |"]
 
 
 def test_curve_is_a_png_with_a_line_in_it(tmp_path):
@@ -30,8 +35,29 @@ def test_curve_is_a_png_with_a_line_in_it(tmp_path):
     assert blue.sum() > 500
 
 
+def test_the_data_picture_has_bars_of_both_sides_and_the_tables(tmp_path):
+    cell = {"source": "docs", "language": "en", "domain": "code", "licence": "MIT", "snapshot": "2", "year": None}
+    sides = {side: {"cells": [cell | {"documents": n, "characters": 100 * n}], "length": {"en": {"6": n}},
+                    "scores": {"fluency": {"en": [0] * 9 + [n]}}} for side, n in (("before", 8), ("after", 6))}
+    (tmp_path / "picture.json").write_text(json.dumps(sides))
+    (tmp_path / "value.json").write_text(json.dumps({"histograms": {"fluency": {"en": [2] + [0] * 8 + [6]}},
+                                                     "domain": {"before": {"code": {"characters": 700}}}}))
+    row = {"documents": 6, "characters": 600, "share_before": 1.0, "share_after": 1.0, "epochs": 1.5,
+           "tokens_estimate": 300}
+    (tmp_path / "mixture.json").write_text(json.dumps({name: {"docs": row} for name in
+                                                       ("source", "language", "domain")}))
+    (tmp_path / "safety.json").write_text(json.dumps({"masked": {"email": 3}, "characters_in": 2_000_000}))
+    page = artifacts.data_picture(tmp_path)
+    image = imread(io.BytesIO(base64.b64decode(re.search(r"base64,([^)]+)\)", page).group(1))))[..., :3]
+    blue, grey = ((abs(image - colour).max(axis=2) < 0.04).sum() for colour in
+                  ([0.184, 0.494, 0.847], [0.7, 0.725, 0.753]))  # 2f7ed8; 808a96 at six tenths on white
+    assert blue > 2000 and grey > 2000
+    assert "| docs | MIT | en | 2 | - | 8 | 6 | 800 | 600 | 75.0% |" in page
+    assert "| email | 3 | 1.50 |" in page and "| source: docs | 6 | 600 | 100.0% | 100.0% | 1.50 | 300 |" in page
+
+
 def test_nothing_from_nothing(tmp_path):
-    assert artifacts.retention(tmp_path) == artifacts.curves(tmp_path) == ""
+    assert artifacts.retention(tmp_path) == artifacts.curves(tmp_path) == artifacts.data_picture(tmp_path) == ""
     (tmp_path / "params.yaml").write_text("models: {base: models/t/base}\n")
     assert artifacts.scores(tmp_path / "metrics") == ""
 

@@ -28,12 +28,13 @@ def test_scores_put_each_model_in_its_column_and_the_best_trivial_answer_last():
 
 
 def test_retention_is_a_share_of_what_extraction_gave(tmp_path):
-    for name, kept in (("extract", 2000), ("filter", 1000), ("dedup", 500), ("decontaminate", 250)):
+    for name, kept in (("extract", 2000), ("filter", 1000), ("dedup", 500), ("safety", 500), ("value", 400),
+                       ("decontaminate", 250), ("mixture", 200)):
         (tmp_path / f"{name}.json").write_text(json.dumps(
             {"read": 1234, "kept": 10, "dropped": {"x": 3, "y": 4}, "failed": 1, "characters_out": kept}))
     rows = gather.retention(tmp_path)["rows"]
-    assert [row[-1] for row in rows] == ["100.0%", "50.0%", "25.0%", "12.5%"]
-    assert rows[0][1:5] == ["1,234", "10", "7", "1"]
+    assert [row[-1] for row in rows] == ["100.0%", "50.0%", "25.0%", "25.0%", "20.0%", "12.5%", "10.0%"]
+    assert rows[0][1:6] == ["1,234", "10", "7", "1", "0.8%"]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": ', b"[1, 2]", b"\xff\xfe"])

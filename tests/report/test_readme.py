@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from tasks import params
-from tasks.data.crawl import CrawlParams
+from tasks.data.registry import SourcesParams
 from tasks.report import readme
 
 
@@ -15,8 +15,9 @@ def test_the_readme_says_what_the_metrics_say():
     assert readme.filled(text, readme.tables(Path("metrics"))) == text
 
 
-def test_its_example_of_a_seed_is_one():
-    [example] = re.findall(r"```yaml\n(crawl:.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_its_example_of_sources_is_one():
+    [example] = re.findall(r"```yaml\n(sources:.*?)```", Path("README.md").read_text(encoding="utf-8"), re.DOTALL)
     values = params.load()
-    values["crawl"] |= yaml.safe_load(example)["crawl"]
-    assert params.section(CrawlParams, "crawl", values).seeds[0].url.startswith("https://")
+    values["sources"] |= yaml.safe_load(example)["sources"]
+    corpora = params.section(SourcesParams, "sources", values).corpora
+    assert {corpus.kind for corpus in corpora} >= {"seed", "warc", "jsonl"}
