@@ -1,13 +1,15 @@
 """Documents on disk, the form every data stage reads and writes: shards of `{"text", "id", "metadata"}` lines.
 
-A shard is a `.jsonl` file; its documents stand in the order of their ids. Rejects have the same form with
-`metadata.reason`. Each datatrove rank reads one input shard and writes one output shard of the same number.
+A shard is a `.jsonl` file; its documents stand in the order in which its input has them. Rejects have the same form
+with `metadata.reason`. Each datatrove rank reads one input shard and writes one output shard of the same number, one
+document at a time, so that memory does not grow with the shard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
@@ -41,12 +43,24 @@ def read(shard: Path) -> Iterator[Document]:
 
 def write(shard: Path, documents: Iterable[Document]) -> None:
     """Write `documents` in the order of their ids to `shard`, aside and then renamed."""
+    with written(shard) as put:
+        for document in sorted(documents, key=lambda d: d.id):
+            put(document)
+
+
+@contextlib.contextmanager
+def written(shard: Path) -> Iterator[Callable[[Document], None]]:
+    """A function that appends a document to `shard`, which appears when the block has ended well. A lone surrogate,
+    which UTF-8 cannot hold, is written as its JSON escape."""
     shard.parent.mkdir(parents=True, exist_ok=True)
     partial = shard.with_name(f".{shard.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as out:
-        for document in sorted(documents, key=lambda d: d.id):
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+
+        def put(document: Document) -> None:
             item = {"text": document.text, "id": document.id, "metadata": document.metadata}
             out.write(json.dumps(item, ensure_ascii=False, sort_keys=True) + "\n")
+
+        yield put
     partial.rename(shard)
 
 
@@ -82,16 +96,15 @@ class WriteShards(PipelineStep):
         self.kept, self.rejected = kept.absolute(), rejected.absolute()
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Write this rank's two shards, then yield the kept documents."""
-        kept, rejected = [], []
-        for document in data:
-            if reason := document.metadata.get("reason"):
-                self.stat_update("failed" if reason == "failed" else f"dropped/{reason}")
-                rejected.append(document)
-            else:
-                self.stat_update("kept")
-                self.stat_update("characters_out", value=len(document.text))
-                kept.append(document)
-        write(self.kept / f"{rank:05d}.jsonl", kept)
-        write(self.rejected / f"{rank:05d}.jsonl", rejected)
-        yield from kept
+        """Write this rank's two shards, passing on the kept documents."""
+        name = f"{rank:05d}.jsonl"
+        with written(self.kept / name) as keep, written(self.rejected / name) as reject:
+            for document in data:
+                if reason := document.metadata.get("reason"):
+                    self.stat_update("failed" if reason == "failed" else f"dropped/{reason}")
+                    reject(document)
+                else:
+                    self.stat_update("kept")
+                    self.stat_update("characters_out", value=len(document.text))
+                    keep(document)
+                    yield document

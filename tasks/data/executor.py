@@ -9,7 +9,9 @@ fresh on every run.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -19,6 +21,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
@@ -28,10 +32,12 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import setup_default_logger
 
 from tasks import progress, stage
+from tasks.data import remembered
 from tasks.params import Runtime
 
 LOGS = Path(".resume")
 ROOT = Path(__file__).resolve().parents[2]
+ATTEMPTS = 3  # runs of a rank whose worker dies
 POLL_SECONDS = 0.5
 SLURM_POLL_SECONDS = 10.0
 
@@ -50,15 +56,64 @@ def run(name: str, steps: list[PipelineStep], tasks: int, runtime: Runtime) -> C
         executor.run()
         if isinstance(executor, Slurm):
             executor.wait()
+        elif missing := executor.get_incomplete_ranks(skip_completed=True):
+            raise stage.StageError(f"{name}: {len(missing)} of {tasks} shards were not done, the first is {missing[0]}: "
+                                   f"see {logs}/logs/task_{missing[0]:05d}.log")
+    for step in steps:
+        if isinstance(memory := getattr(step, "memory", None), remembered.Memory):
+            memory.settle()
     return counts(logs, tasks)
 
 
 def local(name: str, steps: list[PipelineStep], tasks: int, runtime: Runtime, logs: Path) -> PipelineExecutor:
     """Forked processes of this machine (in this process for one worker); they die with the stage."""
-    workers = min(runtime.workers, tasks)
-    if workers > 1:
+    return Local(steps, tasks=tasks, workers=min(runtime.workers, tasks), logging_dir=str(logs))
+
+
+class Local(LocalPipelineExecutor):
+    """datatrove's local executor with workers whose death is noticed: its pool waits for ever for a rank whose
+    process was killed (out of memory, most often). The ranks that had not completed are run again."""
+
+    def run(self) -> None:
+        """Run every rank. Raises what a rank raised, StageError where workers died ATTEMPTS times."""
+        pipeline = self.pipeline
+        if self.workers == 1:
+            for rank in range(self.tasks):
+                self.pipeline = copy.deepcopy(pipeline)
+                self._run_for_rank(rank)
+            return
         tether_children()
-    return LocalPipelineExecutor(steps, tasks=tasks, workers=workers, logging_dir=str(logs), start_method="fork")
+        context = multiprocessing.get_context("fork")
+        for _ in range(ATTEMPTS):
+            missing = self.get_incomplete_ranks()
+            with ProcessPoolExecutor(self.workers, context, become, (self,)) as pool:
+                try:
+                    for done in as_completed([pool.submit(run_rank, rank) for rank in missing]):
+                        done.result()
+                    return
+                except BrokenProcessPool:
+                    continue
+                finally:
+                    pool.shutdown(cancel_futures=True)
+        missing = self.get_incomplete_ranks()
+        raise stage.StageError(f"workers were killed {ATTEMPTS} times with {len(missing)} of {self.tasks} shards to go "
+                               f"(first: {missing[0]}), most likely for want of memory: lower runtime.workers")
+
+
+_executor: Local | None = None
+
+
+def become(executor: Local) -> None:
+    """In a forked worker: hold the executor, inherited and never pickled."""
+    global _executor
+    _executor = executor
+
+
+def run_rank(rank: int) -> None:
+    """In a forked worker: one rank, on steps whose counts start from nothing."""
+    fresh = copy.copy(_executor)
+    fresh.pipeline = copy.deepcopy(_executor.pipeline)
+    fresh._run_for_rank(rank)
 
 
 def ray(name: str, steps: list[PipelineStep], tasks: int, runtime: Runtime, logs: Path) -> PipelineExecutor:

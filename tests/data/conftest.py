@@ -4,6 +4,7 @@ import functools
 import json
 import pydoc
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from tasks import params
-from tasks.data import documents
+from tasks.data import documents, remembered
 
 ROOT = Path(__file__).parents[2]
 VALUES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -33,6 +34,11 @@ def section(kind, path, **changes):
 def runtime(workers=1):
     """The committed runtime section with so many workers."""
     return section(params.Runtime, "runtime", workers=workers)
+
+
+def forget():
+    """Empty the stages' memory, so that the next run finds everything out by itself."""
+    shutil.rmtree(remembered.FOLDER, ignore_errors=True)
 
 
 def chinese(seed):
@@ -80,8 +86,8 @@ def tree(folder):
 @pytest.fixture(scope="session")
 def data():
     """The helpers above under one name, for tests of any folder layout."""
-    return SimpleNamespace(section=section, runtime=runtime, document=document, chinese=chinese, pages=pages,
-                           write_shards=write_shards, read_all=read_all, tree=tree, values=VALUES)
+    return SimpleNamespace(section=section, runtime=runtime, forget=forget, document=document, chinese=chinese,
+                           pages=pages, write_shards=write_shards, read_all=read_all, tree=tree, values=VALUES)
 
 
 @pytest.fixture

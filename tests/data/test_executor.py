@@ -115,6 +115,90 @@ def test_slurm_job_that_dies_is_one_line(steps, tmp_path, monkeypatch):
         executor.run("demo", steps, 4, runtime(executor="slurm"))
 
 
+SELF_KILLER = """
+    import os, signal, sys, time
+    from pathlib import Path
+    from datatrove.pipeline.base import PipelineStep
+    from tasks import params
+    from tasks.data import documents, executor
+    class Fatal(PipelineStep):
+        type, name = "x", "fatal"
+        def __init__(self, times, process):
+            super().__init__()
+            self.times, self.process, self.marks = times, process, Path("killed").absolute()
+        def run(self, data, rank=0, world_size=1):
+            self.marks.mkdir(exist_ok=True)
+            if rank == 2 and len(list(self.marks.iterdir())) < self.times:
+                (self.marks / str(time.monotonic_ns())).touch()
+                os.kill(os.getpid() if self.process == "own" else os.getppid(), signal.SIGKILL)
+                os._exit(1)
+            yield from data
+    def steps(times, process):
+        return [documents.ReadShards(Path("in")), Fatal(times, process),
+                documents.WriteShards(Path("out"), Path("rejected"))]
+"""
+
+
+def script(tmp_path: Path, body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run SELF_KILLER and `body` as a program in tmp_path."""
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(SELF_KILLER) + textwrap.dedent(body))
+    return subprocess.run([sys.executable, str(path), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"})
+
+
+def test_a_killed_worker_is_retried_and_a_deadly_shard_is_one_line(steps, tmp_path):
+    """Two deaths of a worker cost nothing but time; the third is told with what to do."""
+    executor.run("demo", steps, 4, runtime())
+    whole = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    for path in Path("out").iterdir():
+        path.unlink()
+    body = f"""
+        runtime = params.Runtime(**{RUNTIME!r})
+        print(dict(executor.run("demo", steps(int(sys.argv[1]), "own"), 4, runtime)))
+    """
+    done = script(tmp_path, body, "2")
+    assert done.returncode == 0 and "'kept': 8" in done.stdout, done.stderr[-2000:]
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == whole
+    for mark in Path("killed").iterdir():
+        mark.unlink()
+    failed = script(tmp_path, body, "3")
+    assert failed.returncode != 0 and "lower runtime.workers" in failed.stderr
+
+
+def test_a_ray_cluster_of_two_nodes_gives_the_same_bytes_and_retries(steps, tmp_path):
+    """A local cluster of two nodes with one core each; the worker of one shard is killed once."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    executor.run("demo", steps, 4, runtime())
+    whole = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    for path in Path("out").iterdir():
+        path.unlink()
+    done = script(tmp_path, f"""
+        import ray
+        from ray.cluster_utils import Cluster
+        cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1}})
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, runtime_env={{"env_vars": {{"PYTHONPATH": {str(ROOT)!r}}}}})
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        class Where(PipelineStep):
+            type, name = "x", "where"
+            def __init__(self):
+                super().__init__()
+                self.folder = Path("nodes").absolute()
+            def run(self, data, rank=0, world_size=1):
+                self.folder.mkdir(exist_ok=True)
+                (self.folder / ray.get_runtime_context().get_node_id()).touch()
+                yield from data
+        runtime = params.Runtime(**{RUNTIME | {"executor": "ray"}!r})
+        print(dict(executor.run("demo", [*steps(1, "parent"), Where()], 4, runtime)))
+        ray.shutdown()
+        cluster.shutdown()
+    """)
+    assert done.returncode == 0 and "'kept': 8" in done.stdout, done.stderr[-3000:]
+    assert len(list(Path("killed").iterdir())) == 1 and len(list(Path("nodes").iterdir())) == 2
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == whole
+
+
 def test_killed_stage_leaves_no_worker(steps, tmp_path):
     """kill -9 of the stage: its forked workers die too, and write nothing more."""
     script = tmp_path / "slow.py"
