@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OLDER = [("2.0.46", "sqlalchemy-2.0.46", "cf36851ee7219c170bb0793dbc3da3e80c582e04a5437bc601bfe8c85c9216d7", "20"),
          ("1.4.54", "sqlalchemy-1.4.54", "4470fbed088c35dc20b78a39aaf4ae54fe81790c783b3264872a0224f437c31a", "14")]
 ARMS = {"raw": "raw", "filtered": "filtered", "deduplicated": "deduped", "selected": "valued"}
-TOKENS, SHAPE = 400_000, {"hidden": 128, "intermediate": 352, "layers": 4, "heads": 2, "kv_heads": 1}
+TOKENS, SHAPE = 400_000, {"hidden": 128, "intermediate": 384, "layers": 4, "heads": 2, "kv_heads": 1}
 
 
 def settings(place: Path) -> dict[str, Any]:
