@@ -156,13 +156,14 @@ def mixture(metrics: Path) -> Table:
 
 
 def classifiers(metrics: Path) -> Table:
-    """One row a classifier: its quality on examples that it was not trained on."""
+    """One row a classifier: its quality on examples that it was not trained on; a dash where there were none of a
+    class."""
     def rate(one: Mapping[str, Any]) -> str:
-        return f"{one['value']:.3f} ± {one['standard_error']:.3f}"
+        return "-" if one["value"] is None else f"{one['value']:.3f} ± {one['standard_error']:.3f}"
 
     rows = []
     for name, one in gather.load(metrics / "classifiers.json").items():
-        by_language = ", ".join(f"{language} {part['auc']:.3f}"
+        by_language = ", ".join(f"{language} " + ("-" if part["auc"] is None else f"{part['auc']:.3f}")
                                 for language, part in sorted(one["accuracy_by_language"].items()))
         rows.append([name, number(one["accuracy"]["examples"]), f"{one['auc']:.3f} ({one['min_auc']})",
                      by_language, *(rate(one[key]) for key in ("accuracy", "precision", "recall")),

@@ -134,6 +134,11 @@ def test_tables_say_what_the_files_say(tmp_path):
     assert picture.classifiers(folder)["rows"] == [
         ["ads", "50", "0.950 (0.9)", "en 0.960, zh 0.940", "0.900 ± 0.010", "0.800 ± 0.010", "0.700 ± 0.010", "0.5",
          "0.020"]]
+    found = json.loads((folder / "classifiers.json").read_text())
+    found["ads"]["accuracy_by_language"]["zh"]["auc"] = None  # all of one class there
+    found["ads"]["precision"] = {"value": None, "standard_error": None, "examples": 0}  # none above the threshold
+    (folder / "classifiers.json").write_text(json.dumps(found))
+    assert picture.classifiers(folder)["rows"][0][3:7] == ["en 0.960, zh -", "0.900 ± 0.010", "-", "0.700 ± 0.010"]
     assert picture.masked(folder)["rows"] == [["email", "2", "2000.00"], ["ip", "0", "0.00"]]
     assert picture.directions(folder)["rows"] == [["near duplicate", "1", "3"]]
 
