@@ -7,8 +7,8 @@ PYTHON is the interpreter of an environment that has the peer: `pip install "dat
 fasttext-numpy2-wheel`, `pip install py-data-juicer ray aiohttp`. Each round runs every contender in turn, each stage a
 process of its own; ours are timed with Python's start and imports, the peer's steps without. Shown are medians over
 rounds; ratios are within a round. data-juicer has no crawl reader: it gets the documents that we extracted, and is held
-against our stages behind extraction. Growth: the same pages with the long words of each copy exchanged among
-themselves, so that copies are as much work as new pages and no duplicates.
+against our stages behind extraction. Growth: the pages of the smaller half of the files, the long words of each copy
+exchanged among themselves, so that copies are as much work as new pages and no duplicates.
 """
 
 from __future__ import annotations
@@ -125,12 +125,13 @@ def peer(command: list[str], place: Path) -> list[str]:
 
 
 def grown(warcs: Path, times: int, folder: Path) -> Path:
-    """`folder`, filled with `times` copies of the pages, each with its long words exchanged among themselves."""
+    """`folder`, filled with `times` copies of the smaller half of the files, long words exchanged among themselves."""
     folder.mkdir(parents=True)
     shutil.copy(warcs / "origins.json", folder)
+    files = sorted(warcs.glob("*.warc.gz"), key=lambda path: (path.stat().st_size, path.name))
     pages = [(path, [(record.headers["WARC-Target-URI"], record.reader.read().decode("utf-8", "replace"))
                      for record in ArchiveIterator(path.open("rb"), record_types=WarcRecordType.response)])
-             for path in sorted(warcs.glob("*.warc.gz"))]
+             for path in sorted(files[:max(1, len(files) // 2)])]
     counted = collections.Counter(word for _, group in pages for _, html in group for word in LONG_WORD.findall(html))
     words = sorted(word for word, _ in counted.most_common(4000))
     for copy in range(times):
