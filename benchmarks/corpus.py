@@ -58,8 +58,8 @@ def stage(place: Path, module: str, *arguments: str) -> None:
 def pool(place: Path) -> None:
     """Every stage from the sources to data/valued, the evaluation sets and the tokenizer."""
     def run(name: str, *paths: str) -> None:
-        stage(place, f"tasks.data.{name}", *(f"data/{path}" if not path.startswith("models") else path for path in paths),
-              f"metrics/{name}.json")
+        below = (path if path.startswith("models") else f"data/{path}" for path in paths)
+        stage(place, f"tasks.data.{name}", *below, f"metrics/{name}.json")
     run("sources", "sources", "packages")
     run("crawl", "sources", "crawl")
     run("extract", "crawl", "sources", "extracted", "rejected/extract")

@@ -169,7 +169,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(given.rounds):
             place = Path(temporary) / str(number)
-            rounds.append({"ours": ours(given.warcs, place / "ours"), "stock": stock(given.peer, given.warcs, place / "s")})
+            rounds.append({"ours": ours(given.warcs, place / "ours"),
+                           "stock": stock(given.peer, given.warcs, place / "stock")})
             if given.juicer:
                 rounds[-1]["juicer"] = juicer(given.juicer, place / "ours/extracted", place / "j")
             shutil.rmtree(place)
@@ -197,7 +198,8 @@ def report(rounds: list[dict[str, Any]], growth: dict[int, dict[str, Any]]) -> N
                       "ratio": spread([b / a for a, b in zip(mine, theirs)])}
         row, ratio = rows[name], rows[name]["ratio"]
         print(f"{name:10} {row['documents_per_second']:12.1f} {row['megabytes_per_second']:8.2f} "
-              f"{row['stock_documents_per_second']:18.1f} {ratio['median']:7.2f}  ({ratio['min']:.2f}, {ratio['max']:.2f})")
+              f"{row['stock_documents_per_second']:18.1f} {ratio['median']:7.2f}  "
+              f"({ratio['min']:.2f}, {ratio['max']:.2f})")
     result: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                               "pages": first["documents"], "megabytes": round(first["megabytes"], 1), "stages": rows}
     kept, theirs = set(first["kept"]), set(rounds[0]["stock"]["kept"])

@@ -2,8 +2,8 @@
 
     PEER_PYTHON benchmarks/data_stock.py WARC_FOLDER OUT_FOLDER SETTINGS.json
 
-Runs in an environment of its own that has `datatrove[io,processing]`, aiohttp and fasttext-numpy2-wheel, and imports nothing of
-this repository. SETTINGS: {"workers", "lid": path of lid.176.ftz, "rules": the thresholds of `filter.languages.en`,
+Runs in an environment of its own that has `datatrove[io,processing]`, aiohttp and fasttext-numpy2-wheel, and imports
+nothing of this repository. SETTINGS: {"workers", "lid": path of lid.176.ftz, "rules": the thresholds of `filter.languages.en`,
 "min_language_score", "threshold": of MinHash}. Prints one JSON: wall seconds of each step, documents kept.
 """
 
