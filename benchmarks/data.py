@@ -1,5 +1,5 @@
 """Claim: from the same WARC files to deduplicated, masked documents the chain is at least five times as fast as
-datatrove's own blocks with trafilatura, on two cores, with nearly the same decisions, and its cost grows linearly.
+datatrove's own blocks with trafilatura, on two cores, with most decisions alike, and its cost grows linearly.
 
     python -m benchmarks.data --peer PYTHON [--juicer PYTHON] [--warcs data/crawl] [ROUNDS]
 
