@@ -168,11 +168,11 @@ def test_a_site_of_nothing_but_drips_is_given_up(tmp_path):
     slow = {f"/{n}": drip(b"HTTP/1.1 200 OK\r\n\r\n") for n in range(60)}
     server = Raw(slow | {"/": say(web_module.html("Home", *(f"{n}" for n in range(60))))})
     started = time.monotonic()
-    done, row = crawled(tmp_path, server.url + "/", timeout=0.5)
+    done, row = crawled(tmp_path, server.url + "/", timeout=2.0)  # the page that answers has it too
     server.socket.close()
     assert done.returncode == 0 and row["pages"] == 1
     assert 20 <= row["dropped"]["timeout"] < 40 and row["dropped"]["timeout"] + row["dropped"]["gave_up"] == 60
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 40
 
 
 def test_robots_that_forbid_all_end_in_one_line(tmp_path):
