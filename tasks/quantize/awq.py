@@ -4,8 +4,9 @@
         metrics/quantize/T.json --track T
 
 Calibrated on text of the training corpus: scales and clipped ranges are searched as in AWQ (search.py), rounding
-errors handed on as in GPTQ (compensate.py), layer after layer (layers.py). Embedding and head stay as they are. The
-directory is AutoAWQ's (formats.py), and what it costs on held-out text is measured beside round-to-nearest (gate.py).
+errors handed on as in GPTQ (compensate.py), the scales then refined (refine.py), layer after layer (layers.py).
+Embedding and head stay as they are. The directory is AutoAWQ's (formats.py), with `manifest.json` beside (the sha256 of
+each file); what it costs on held-out text is measured beside round-to-nearest (gate.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def awq(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics
     """Write the int4 directory of `model` and its scores. Raises StageError where a limit of the gate is missed."""
     environment.prepare(runtime, environment.SHORT_SPIN)
     from tasks.finetune import checkpoint
-    from tasks.quantize import formats, gate, layers, passages
+    from tasks.quantize import formats, gate, layers, manifest, passages
 
     full = checkpoint.load_model(model)
     tokenizer = checkpoint.load_tokenizer(model, full.config.vocab_size)
@@ -38,7 +39,9 @@ def awq(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics
     formats.write(stored, quantized)
     tokenizer.save_pretrained(quantized)
     full.generation_config.save_pretrained(quantized)
-    candidates = {"nearest": layers.nearest(copy.deepcopy(full), quantize.group), "awq": formats.load_dequantized(quantized)}
+    manifest.write(quantized)
+    candidates = {"nearest": layers.nearest(copy.deepcopy(full), quantize.group),
+                  "awq": formats.load_dequantized(quantized)}
     scores = gate.compare(full, candidates, text)
     size = sum(file.stat().st_size for file in sorted(quantized.iterdir()))
     stage.write_json(metrics, {**scores, "bytes": size, "positions": text[:, 1:].numel(), "group": quantize.group,

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from tasks.stage import StageError
+
 BLOCK = 64  # columns whose updates are applied to the rest together, as one product
 
 
@@ -21,9 +23,7 @@ def compensated(weight: torch.Tensor, gram: torch.Tensor, scale: torch.Tensor, z
     """
     outputs, inputs = weight.shape
     size = inputs // scale.shape[1]
-    damped = gram + torch.eye(inputs) * (damping * gram.diagonal().mean() + torch.finfo(torch.float32).tiny)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = inverse_factor(gram + torch.eye(inputs) * damped(gram, damping))
     columns = weight.T.contiguous().clone()  # [K, N]: a column is one row of memory
     scales, zeros = scale.T.contiguous(), zero.T.contiguous()
     levels = torch.empty(inputs, outputs, dtype=torch.uint8)
@@ -39,3 +39,22 @@ def compensated(weight: torch.Tensor, gram: torch.Tensor, scale: torch.Tensor, z
             errors[column - start] = error
         columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     return levels.T.contiguous()
+
+
+def damped(gram: torch.Tensor, damping: float) -> torch.Tensor:
+    """What is added to gram's diagonal: `damping` times its mean, never 0."""
+    return damping * gram.diagonal().mean() + torch.finfo(torch.float32).tiny
+
+
+def inverse_factor(matrix: torch.Tensor) -> torch.Tensor:
+    """The upper triangular U with U^T U = matrix^-1, of a positive definite matrix [K, K].
+
+    Cholesky in the reverse order gives matrix = R R^T with R upper triangular, so U = R^-1: no inverse of the whole.
+    Raises StageError where the matrix is not positive definite.
+    """
+    reverse, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
+    if failed:
+        raise StageError("the inputs of a layer are too alike to hand rounding errors on: raise quantize.damping or "
+                         "calibrate on more windows")
+    reverse = reverse.flip(0, 1)
+    return torch.linalg.solve_triangular(reverse, torch.eye(len(matrix)), upper=True)

@@ -36,6 +36,16 @@ class Packed:
         """The float32 weight [N, K]."""
         return rounding.dequantize(self.q, self.scale, self.zero)
 
+    def split(self, sizes: list[int]) -> list[Packed]:
+        """The layer as one for each of `sizes` rows."""
+        return [Packed(*parts) for parts in zip(*(part.split(sizes) for part in (self.q, self.scale, self.zero)),
+                                                strict=True)]
+
+    def divided(self, divisor: torch.Tensor) -> Packed:
+        """The layer with row n of its weight divided by divisor[n]: other scales, the same levels."""
+        scale = (self.scale.float() / divisor[:, None]).clamp(min=rounding.SMALLEST_SCALE)
+        return Packed(self.q, scale.half(), self.zero)
+
 
 @dataclass(frozen=True)
 class Int4Model:
@@ -69,6 +79,14 @@ def unpack(words: torch.Tensor) -> torch.Tensor:
     return levels.flatten(-2).to(torch.uint8)
 
 
+def rope_theta(config: dict[str, Any]) -> float:
+    """The base of the rotary positions. Raises StageError where they are others than plain ones."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise StageError(f"rope_type {rope['rope_type']!r} is not exported: only plain rotary positions are")
+    return (config.get("rope_parameters") or config)["rope_theta"]
+
+
 def quantization_config(group: int) -> dict[str, Any]:
     """The `quantization_config` of an AutoAWQ gemm directory."""
     return {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm",
@@ -76,15 +94,27 @@ def quantization_config(group: int) -> dict[str, Any]:
 
 
 def write(model: Int4Model, directory: Path) -> None:
-    """Write `model` as config.json and model.safetensors under `directory` (tokenizer files are the caller's)."""
+    """Write `model` as config.json and model.safetensors under `directory` (tokenizer files are the caller's).
+
+    Raises StageError where a value is beyond fp16.
+    """
     tensors = {name: tensor.half().contiguous() for name, tensor in model.rest.items()}
     for name, layer in model.linears.items():
         tensors[f"{name}.qweight"] = pack(layer.q.T.contiguous())
         tensors[f"{name}.qzeros"] = pack(layer.zero.T.contiguous())
         tensors[f"{name}.scales"] = layer.scale.T.half().contiguous()
+    require_finite(tensors)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     write_json(directory / "config.json", model.config)
+
+
+def require_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """Raise StageError naming the first fp16 tensor that holds a NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise StageError(f"{name} holds values beyond fp16 (65504) or not finite: the weights are too large to be "
+                             "stored; train with weight decay or a smaller learning rate")
 
 
 def read(directory: Path) -> Int4Model:

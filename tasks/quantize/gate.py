@@ -31,7 +31,8 @@ def compare(full: LlamaForCausalLM, candidates: dict[str, LlamaForCausalLM],
                 choice = scores.argmax(-1, keepdim=True)
                 total += torch.stack([
                     -scores.gather(-1, targets).sum(dtype=torch.float64), (choice == targets).sum().double(),
-                    (choice == best).sum().double(), (probable * (reference - scores)).sum(dtype=torch.float64)])
+                    (choice == best).sum().double(),
+                    torch.linalg.vecdot(probable, reference - scores).sum(dtype=torch.float64)])
     positions = windows[:, 1:].numel()
     means = {name: (total / positions).tolist() for name, total in totals.items()}
     return {name: summary(mean, means["full"]) for name, mean in means.items()}

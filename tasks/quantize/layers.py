@@ -1,27 +1,72 @@
-"""One Llama from full precision to int4, layer by layer: watch what a layer reads, scale, clip, round, go on.
+"""One Llama from full precision to int4 in one pass: right before a linear reads, scale, clip and round it, then go on.
 
-Scales are folded into the operation before (norm into query/key/value and gate/up, value into output, up into down),
-so the scaled model computes what the plain one does. A later layer is calibrated on what the rounded layers before it
-hand on.
+So every linear is calibrated on what the rounded ones before it hand on, inside its layer too. The scales of AWQ are
+folded into the operation before (norm into query/key/value and gate/up, value into output, up into down); that one may
+be rounded already, then its rows' scales are divided, which changes no level.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from kernels.int4 import reference as rounding
 from tasks import progress
 from tasks.quantize import formats, search
 from tasks.quantize.compensate import compensated
+from tasks.quantize.refine import least_squares
 from tasks.quantize.settings import QuantizeParams
 from tasks.stage import StageError
 
-# what reads one input together: name -> the linears of a decoder layer that read it
+# what reads one input together: name -> the linears of a decoder layer that read it, in the order in which they run
 READERS = {"attention": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "output": ("self_attn.o_proj",),
            "mlp": ("mlp.gate_proj", "mlp.up_proj"), "down": ("mlp.down_proj",)}
+# what makes that input, up to a factor a channel
+MAKERS = {"attention": "input_layernorm", "output": "self_attn.v_proj", "mlp": "post_attention_layernorm",
+          "down": "mlp.up_proj"}
+
+Treat = Callable[[int, LlamaDecoderLayer, str, torch.Tensor], torch.Tensor]
+
+
+def walk(model: LlamaForCausalLM, windows: torch.Tensor, treat: Treat) -> None:
+    """Run int64 windows [W, T] through `model`, each source of each layer treated right before it is first read.
+
+    `treat(number, layer, source, rows)` sees the source's inputs as float32 rows [W * T, K], changes the weights of its
+    readers and makers, and returns the scale [K] that the rows are to be divided by.
+    """
+    with torch.no_grad():
+        hidden = model.model.embed_tokens(windows)
+        rotary = model.model.rotary_emb(hidden, torch.arange(windows.shape[1])[None])
+        for number, layer in enumerate(progress.track(model.model.layers, what="quantize", unit="layer")):
+            hidden = through(layer, hidden, rotary, lambda *seen, at=number: treat(at, *seen))
+
+
+def through(layer: LlamaDecoderLayer, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor],
+            treat: Callable[[LlamaDecoderLayer, str, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The output [W, T, width] of a treated `layer`."""
+    scales: dict[str, torch.Tensor] = {}
+
+    def before(source: str) -> Callable:
+        def hook(_module, arguments):
+            if source not in scales:
+                if not arguments[0].isfinite().all():
+                    raise StageError(f"what {READERS[source][0]} reads is not finite on the calibration text: the "
+                                     "model computes no numbers; make it again")
+                scales[source] = treat(layer, source, arguments[0].flatten(0, 1))
+            return (arguments[0] / scales[source],)
+        return hook
+
+    hooks = [layer.get_submodule(name).register_forward_pre_hook(before(source))
+             for source, names in READERS.items() for name in names]
+    try:
+        return layer(hidden, position_embeddings=rotary)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def int4(model: LlamaForCausalLM, windows: torch.Tensor, quantize: QuantizeParams) -> formats.Int4Model:
@@ -34,67 +79,44 @@ def int4(model: LlamaForCausalLM, windows: torch.Tensor, quantize: QuantizeParam
         if inputs % quantize.group:
             raise StageError(f"quantize.group = {quantize.group} does not divide a layer of {inputs} inputs: "
                              "choose another")
-    linears = {}
-    with torch.no_grad():
-        hidden = model.model.embed_tokens(windows)
-        rotary = model.model.rotary_emb(hidden, torch.arange(windows.shape[1])[None])
-        for number, layer in enumerate(progress.track(model.model.layers, what="awq", unit="layer")):
-            seen = watch(layer, hidden, rotary)
-            fold_scales(layer, seen, config.num_attention_heads // config.num_key_value_heads, quantize)
-            for source, names in READERS.items():
-                for name in names:
-                    linears[f"model.layers.{number}.{name}"] = round_layer(
-                        layer.get_submodule(name), seen[source].gram, quantize)
-            hidden = layer(hidden, position_embeddings=rotary)
-    return formats.Int4Model(stored_config(model, quantize.group), linears, others(model, linears))
+    shared = config.num_attention_heads // config.num_key_value_heads
+    linears: dict[str, formats.Packed] = {}
 
-
-def watch(layer: LlamaDecoderLayer, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
-          ) -> dict[str, search.Inputs]:
-    """What each reader of `layer` sees when it runs on `hidden` [W, T, width]."""
-    seen: dict[str, search.Inputs] = {}
-
-    def keep(source: str):
-        def hook(_module, arguments):
-            rows = arguments[0].flatten(0, 1)
-            seen[source] = search.Inputs(rows.T @ rows / len(rows), rows.abs().mean(0))
-        return hook
-
-    hooks = [layer.get_submodule(names[0]).register_forward_pre_hook(keep(source))
-             for source, names in READERS.items()]
-    layer(hidden, position_embeddings=rotary)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
-def fold_scales(layer: LlamaDecoderLayer, seen: dict[str, search.Inputs], shared: int,
-                quantize: QuantizeParams) -> None:
-    """Search the scales of every reader and fold them: columns times s, what makes the input divided by s.
-
-    `shared` query heads read one value head, so their channels get one scale. `seen` is changed to the new inputs.
-    """
-    attention, mlp = layer.self_attn, layer.mlp
-    before = {"attention": layer.input_layernorm.weight, "output": attention.v_proj.weight,
-              "mlp": layer.post_attention_layernorm.weight, "down": mlp.up_proj.weight}
-    for source, names in READERS.items():
-        weights = [layer.get_submodule(name).weight for name in names]
+    def treat(number: int, layer: LlamaDecoderLayer, source: str, rows: torch.Tensor) -> torch.Tensor:
+        inputs = search.Inputs.of(rows)
+        readers = [layer.get_submodule(name) for name in READERS[source]]
+        joined = torch.cat([reader.weight for reader in readers])  # rows are rounded each for itself
         tie = shared if source == "output" else 1
-        scale = search.channel_scales(weights, seen[source], quantize.group, quantize.scales, tie, attention.head_dim)
-        for weight in weights:
-            weight.mul_(scale)
-        producer = search.untie(scale, tie, attention.head_dim)
-        before[source].div_(producer if before[source].dim() == 1 else producer[:, None])
-        seen[source] = seen[source].divided(scale)
+        scale = search.channel_scales(joined, inputs, quantize.group, quantize.scales, tie, config.head_dim)
+        packed = rounded(joined * scale, inputs.divided(scale).gram, quantize)
+        sizes = [len(reader.weight) for reader in readers]
+        for name, reader, part in zip(READERS[source], readers, packed.split(sizes), strict=True):
+            linears[f"model.layers.{number}.{name}"] = part
+            reader.weight.copy_(part.weight())
+        maker, name = layer.get_submodule(MAKERS[source]), f"model.layers.{number}.{MAKERS[source]}"
+        divisor = search.untie(scale, tie, config.head_dim)
+        if name in linears:
+            linears[name] = linears[name].divided(divisor)
+            maker.weight.copy_(linears[name].weight())
+        else:
+            maker.weight.div_(divisor)
+        return scale
+
+    walk(model, windows, treat)
+    return formats.Int4Model(stored_config(model, formats.quantization_config(quantize.group)), linears,
+                             others(model, linears))
 
 
-def round_layer(linear: torch.nn.Linear, gram: torch.Tensor, quantize: QuantizeParams) -> formats.Packed:
-    """Round one linear to its clipped grid, errors handed on; its weight becomes what the int4 layer computes."""
-    scale, zero = search.clipped_grid(linear.weight, gram, quantize.group, quantize.clips, quantize.narrowest)
-    levels = compensated(linear.weight, gram, scale, zero, quantize.damping)
-    packed = formats.Packed(levels, scale.half(), zero.to(torch.uint8))
-    linear.weight.copy_(packed.weight())
-    return packed
+def rounded(weight: torch.Tensor, gram: torch.Tensor, quantize: QuantizeParams) -> formats.Packed:
+    """`weight` [N, K] rounded to its clipped grid; errors handed on and scales refined where there is a damping."""
+    scale, zero = search.clipped_grid(weight, gram, quantize.group, quantize.clips, quantize.narrowest)
+    if quantize.damping is None:
+        levels = rounding.quantize(rounding.split(weight, quantize.group), scale[..., None], zero[..., None])
+        levels = levels.flatten(-2).to(torch.uint8)
+    else:
+        levels = compensated(weight, gram, scale, zero, quantize.damping)
+        scale = least_squares(weight, gram, levels, scale, zero)
+    return formats.Packed(levels, scale.half(), zero.to(torch.uint8))
 
 
 def nearest(model: LlamaForCausalLM, group: int) -> LlamaForCausalLM:
@@ -106,14 +128,13 @@ def nearest(model: LlamaForCausalLM, group: int) -> LlamaForCausalLM:
     return model
 
 
-def stored_config(model: LlamaForCausalLM, group: int) -> dict:
-    """config.json of the int4 directory: the model's own, fp16, with the quantization stated."""
+def stored_config(model: LlamaForCausalLM, quantization: dict) -> dict:
+    """config.json of the quantized directory: the model's own, fp16, with the quantization stated."""
     config = json.loads(model.config.to_json_string(use_diff=False))
-    return config | {"dtype": "float16", "architectures": ["LlamaForCausalLM"],
-                     "quantization_config": formats.quantization_config(group)}
+    return config | {"dtype": "float16", "architectures": ["LlamaForCausalLM"], "quantization_config": quantization}
 
 
-def others(model: LlamaForCausalLM, linears: dict[str, formats.Packed]) -> dict[str, torch.Tensor]:
+def others(model: LlamaForCausalLM, linears: dict) -> dict[str, torch.Tensor]:
     """Every tensor that is not in `linears`; a head tied to the embedding is left out, as in any Llama directory."""
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     return {name: weight for name, weight in model.state_dict().items()

@@ -23,6 +23,11 @@ class Inputs:
     gram: torch.Tensor
     magnitude: torch.Tensor
 
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> Inputs:
+        """What rows [R, K] amount to."""
+        return cls(rows.T @ rows / len(rows), rows.abs().mean(0))
+
     def divided(self, scale: torch.Tensor) -> Inputs:
         """The same after every input channel was divided by `scale` [K]."""
         return Inputs(self.gram / torch.outer(scale, scale), self.magnitude / scale)
@@ -33,9 +38,9 @@ def output_error(difference: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     return (difference @ gram).mul_(difference).sum()
 
 
-def channel_scales(weights: list[torch.Tensor], inputs: Inputs, group: int, points: int, tie: int = 1,
+def channel_scales(weight: torch.Tensor, inputs: Inputs, group: int, points: int, tie: int = 1,
                    head_dim: int = 1) -> torch.Tensor:
-    """The scale [K] of the input channels shared by `weights` (each [N_i, K]) that rounds with least output error.
+    """The scale [K] of the input channels of `weight` [N, K] that rounds with least output error.
 
     alpha runs over `points` values from 0 (no scaling, so the result is never worse than none) to below 1. `tie`
     neighbouring heads of `head_dim` channels get the same scales: query heads that read one value head, whose rows
@@ -47,7 +52,7 @@ def channel_scales(weights: list[torch.Tensor], inputs: Inputs, group: int, poin
     for alpha in torch.arange(points) / points:
         scale = magnitude ** alpha
         scale = scale / (scale.max() * scale.min()).sqrt()
-        error = sum(output_error(rounded(weight * scale, group) / scale - weight, inputs.gram) for weight in weights)
+        error = output_error(rounded(weight * scale, group) / scale - weight, inputs.gram)
         if best_error is None or error < best_error:
             best, best_error = scale, error
     return best

@@ -25,5 +25,6 @@ class QuantizeParams(params.Section):
     scales: int = Field(ge=1, le=100, description="points of the scale search; 1 scales nothing")
     clips: int = Field(ge=1, le=100, description="points of the clip search; 1 clips nothing")
     narrowest: float = Field(gt=0, le=1, description="smallest share of a group's range the clip search tries")
-    damping: float = Field(gt=0, le=1, description="share of the mean input power added where errors are handed on")
+    damping: float | None = Field(gt=0, le=1, description="share of the mean input power added where errors are "
+                                                          "handed on (GPTQ); null hands none on")
     gate: GateParams

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks.quantize import export as exporting
-from tasks.quantize import formats, onnx_graph
+from tasks.quantize import compressed, formats, gguf_file, onnx_graph, parity
 from tasks.stage import StageError
 from tests.serve import tiny as making
 
@@ -58,8 +58,8 @@ def test_decode_continues_prefill(made):
 
 
 def test_same_bytes_twice(made, tmp_path):
-    exporting.export(made / "int4", made / "held_out.jsonl", tmp_path / "onnx", tmp_path / "m.json",
-                     export=making.LOOSE, runtime=making.RUNTIME)
+    exporting.export(made / "int4", made / "held_out.jsonl", tmp_path / "onnx", tmp_path / "compressed",
+                     tmp_path / "gguf", tmp_path / "m.json", export=making.LOOSE, runtime=making.RUNTIME)
     for file in (made / "onnx").iterdir():
         assert file.read_bytes() == (tmp_path / "onnx" / file.name).read_bytes(), file.name
     assert (made / "export.json").read_bytes() == (tmp_path / "m.json").read_bytes()
@@ -70,22 +70,33 @@ def test_same_bytes_twice(made, tmp_path):
 def test_the_gate_fails_with_number_and_limit(made, tmp_path):
     tight = exporting.ExportParams(documents=4, tokens=32, min_top1=1.0, max_kl=1e-9)
     with pytest.raises(StageError, match=r"KL 0\.\d+ \(at most 1e-09\)"):
-        exporting.export(made / "int4", made / "held_out.jsonl", tmp_path / "onnx", tmp_path / "m.json",
-                         export=tight, runtime=making.RUNTIME)
+        exporting.export(made / "int4", made / "held_out.jsonl", tmp_path / "onnx", tmp_path / "compressed",
+                     tmp_path / "gguf", tmp_path / "m.json", export=tight, runtime=making.RUNTIME)
 
 
-def test_the_gate_sees_a_wrong_graph(made, tmp_path):
+@pytest.mark.parametrize("form", ["onnx", "compressed", "gguf"])
+def test_the_gate_sees_a_wrong_weight(made, tmp_path, form):
     """Another weight than the reference's: one projection's zero points moved by one."""
     stored = formats.read(made / "int4")
-    layer = stored.linears["model.layers.1.mlp.down_proj"]
-    layer.zero.add_(1)
-    exporting.save(exporting.graph_of(stored), tmp_path / "model.onnx")
-    session = exporting.open_session(tmp_path / "model.onnx", 1)
+    stored.linears["model.layers.1.mlp.down_proj"].zero.add_(1)
+    shutil.copytree(made / form, tmp_path / form)
     config = json.loads((made / "onnx/config.json").read_text())
-    right = exporting.open_session(made / "onnx/model.onnx", 1)
-    texts, reference = [np.arange(20, 60)], formats.load_dequantized(made / "int4")
-    assert exporting.compare(session, reference, config, texts)["kl"] > \
-        5 * exporting.compare(right, reference, config, texts)["kl"]
+    if form == "onnx":
+        exporting.save(exporting.graph_of(stored), tmp_path / "onnx/model.onnx")
+    elif form == "compressed":
+        compressed.write_int4(stored, tmp_path / "compressed")
+    else:
+        gguf_file.write(stored, made / "int4", tmp_path / "gguf/model.gguf")
+
+    def read(root):
+        return {"onnx": lambda: exporting.onnx_reader(root / "onnx/model.onnx", config, 1),
+                "compressed": lambda: exporting.compressed_reader(root / "compressed"),
+                "gguf": lambda: exporting.transformers_reader(root / "gguf", gguf_file="model.gguf")}[form]()
+
+    texts = [np.arange(20, 60)]
+    expected = [parity.log_probabilities(formats.load_dequantized(made / "int4"), texts[0])]
+    right, wrong = (parity.compare(read(root), expected, texts) for root in (made, tmp_path))
+    assert wrong["kl"] > 5 * right["kl"] and wrong["kl"] > 1e-3
 
 
 def test_external_data_beyond_the_protobuf_limit(made, tmp_path, monkeypatch):
@@ -107,15 +118,15 @@ def test_bad_input_is_one_line(made, tmp_path, harm, message):
     shutil.copytree(made / "int4", tmp_path / "int4")
     harm(tmp_path / "int4")
     with pytest.raises(StageError, match=message):
-        exporting.export(tmp_path / "int4", made / "held_out.jsonl", tmp_path / "onnx", tmp_path / "m.json",
-                         export=making.LOOSE, runtime=making.RUNTIME)
+        exporting.export(tmp_path / "int4", made / "held_out.jsonl", tmp_path / "onnx", tmp_path / "compressed",
+                     tmp_path / "gguf", tmp_path / "m.json", export=making.LOOSE, runtime=making.RUNTIME)
 
 
 def test_a_torn_held_out_line(made, tmp_path):
     (tmp_path / "held_out.jsonl").write_text('{"text": "whole"}\n{"text": "to')
     with pytest.raises(StageError, match="no document"):
-        exporting.export(made / "int4", tmp_path / "held_out.jsonl", tmp_path / "onnx", tmp_path / "m.json",
-                         export=making.LOOSE, runtime=making.RUNTIME)
+        exporting.export(made / "int4", tmp_path / "held_out.jsonl", tmp_path / "onnx", tmp_path / "compressed",
+                     tmp_path / "gguf", tmp_path / "m.json", export=making.LOOSE, runtime=making.RUNTIME)
 
 
 def test_eight_bits_round_to_the_nearest():

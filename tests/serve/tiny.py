@@ -79,10 +79,10 @@ def write_held_out(path: Path) -> None:
 
 
 def write_all(root: Path, *, tied: bool = True) -> Path:
-    """root/{chat,int4,onnx,held_out.jsonl,export.json}; returns root."""
+    """root/{chat,int4,onnx,compressed,gguf,held_out.jsonl,export.json}; returns root."""
     model = write_chat(root / "chat", tied=tied)
     write_int4(root / "chat", model, root / "int4")
     write_held_out(root / "held_out.jsonl")
-    exporting.export(root / "int4", root / "held_out.jsonl", root / "onnx", root / "export.json",
-                     export=LOOSE, runtime=RUNTIME)
+    exporting.export(root / "int4", root / "held_out.jsonl", root / "onnx", root / "compressed", root / "gguf",
+                     root / "export.json", export=LOOSE, runtime=RUNTIME)
     return root
