@@ -6,19 +6,21 @@ belong to which sequence. Prefill chunks and decodes mix freely in one step.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
+import os
+import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-CONTEXT = 2048  # tokens of one sequence the server holds at most, whatever longer the model could
+from tasks.serve.engine.directory import ModelError, ModelFiles, read_files
+
+BACKENDS = ("cpu", "ort", "torch", "triton")
+KV = ("fp16", "int8", "int4")
 
 
-class ModelError(RuntimeError):
-    """A model directory cannot be served; the message is one line with the file and the remedy."""
+class BackendLost(RuntimeError):
+    """A backend can never step again: its engine stops, and /health says so."""
 
 
 class Backend(Protocol):
@@ -26,82 +28,94 @@ class Backend(Protocol):
 
     vocabulary: int
     context: int
+    hidden_size: int
     block_size: int
     blocks: int
 
     def step(self, tokens: np.ndarray, positions: np.ndarray, sequences: np.ndarray, block_table: np.ndarray,
-             logit_rows: np.ndarray) -> np.ndarray:
+             logit_rows: np.ndarray, adapters: np.ndarray | None = None) -> np.ndarray:
         """Compute one step and return float32 logits [len(logit_rows), vocabulary].
 
         tokens, positions, sequences: int64 [n]; a sequence's tokens stand together, at rising positions that follow
         what its blocks already hold. sequences indexes rows of block_table int32 [sequences, blocks a sequence].
-        logit_rows int64: which of the n rows are wanted.
+        logit_rows int64: which of the n rows are wanted. adapters int32 [sequences]: what add_adapter returned, -1
+        for the model itself; None is -1 for all.
         """
         ...
 
+    def embed(self, tokens: np.ndarray, positions: np.ndarray, sequences: np.ndarray, block_table: np.ndarray,
+              rows: np.ndarray, adapters: np.ndarray | None = None) -> np.ndarray:
+        """As step, but the hidden states after the last norm, float32 [len(rows), hidden_size]."""
+        ...
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """A model directory read and checked: its config and the ids that end a turn."""
+    def add_adapter(self, directory: Path) -> int:
+        """Load a peft LoRA directory; its index. Raises ModelError where it does not fit, or none can be served."""
+        ...
 
-    directory: Path
-    config: dict[str, Any]
-    stop_ids: frozenset[int]
-
-    @property
-    def context(self) -> int:
-        return min(self.config["max_position_embeddings"], CONTEXT)
-
-
-def read_files(directory: Path) -> ModelFiles:
-    """Check `directory` (never written to). Raises ModelError where a file is missing, torn or changed."""
-    for name in ("config.json", "tokenizer.json"):
-        if not (directory / name).is_file():
-            raise ModelError(f"{directory} is no model directory: {name} is missing (dvc repro makes it)")
-    if not any((directory / name).is_file() for name in ("model.onnx", "model.safetensors")):
-        raise ModelError(f"{directory} holds neither model.onnx nor model.safetensors")
-    config = read_json(directory / "config.json")
-    for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                "max_position_embeddings"):
-        if not isinstance(config.get(key), int):
-            raise ModelError(f"{directory / 'config.json'}: {key} is missing or no integer")
-    if (directory / "manifest.json").is_file():
-        for name, expected in sorted(read_json(directory / "manifest.json").get("sha256", {}).items()):
-            check_sum(directory / name, expected)
-    stops = {config.get("eos_token_id")}
-    if (directory / "generation_config.json").is_file():
-        stops.add(read_json(directory / "generation_config.json").get("eos_token_id"))
-    flat = {token for stop in stops for token in (stop if isinstance(stop, list) else [stop]) if token is not None}
-    return ModelFiles(directory, config, frozenset(flat))
+    def close(self) -> None:
+        """Give back threads, processes and the memory of keys and values; once closed it steps no more."""
+        ...
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError where the file is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold a JSON object")
-    return value
+def load(files: ModelFiles, *, threads: int, slots: int, kv: str = "fp16", backend: str | None = None,
+         tensor_parallel: int = 1) -> Backend:
+    """The backend of a directory, with memory for `slots` sequences of the whole context.
 
-
-def check_sum(path: Path, expected: str) -> None:
-    """Raise ModelError where the file's sha256 is not `expected`: truncated or changed since it was exported."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    if found != expected:
-        raise ModelError(f"{path} is damaged: sha256 {found[:12]}..., manifest.json says {expected[:12]}...: "
-                         f"restore it (dvc checkout) or export it again")
-
-
-def load(files: ModelFiles, *, threads: int, slots: int) -> Backend:
-    """The backend of a directory: ONNX Runtime where there is a model.onnx, else the torch reference."""
-    if (files.directory / "model.onnx").is_file():
+    A `model.onnx` runs in ONNX Runtime; `model.safetensors` (AutoAWQ int4, or floating point) in this repository's
+    kernels: the CPU's where a compiler builds them, else a GPU's, else the ONNX export beside it, else torch. backend
+    ("cpu", "ort", "torch", "triton"), or $CATENA_BACKEND, forces one. kv: how keys and values are kept ("fp16",
+    "int8", "int4"). tensor_parallel: torch processes that share the model. Raises ModelError.
+    """
+    wanted = backend or os.environ.get("CATENA_BACKEND") or ("torch" if tensor_parallel > 1 else None)
+    if wanted not in (None, *BACKENDS):
+        raise ModelError(f"backend {wanted!r}: choose one of {', '.join(BACKENDS)}")
+    if kv not in KV:
+        raise ModelError(f"kv {kv!r}: choose one of {', '.join(KV)}")
+    if tensor_parallel > 1 and wanted != "torch":
+        raise ModelError(f"tensor parallel needs the torch backend, not {wanted}")
+    stored = (files.directory / "model.safetensors").is_file()
+    if wanted == "ort" or (wanted is None and not stored):
         from tasks.serve.engine.backend_ort import OrtBackend
-        return OrtBackend(files, threads=threads, slots=slots)
+        return OrtBackend(files, threads=threads, slots=slots, kv=kv)
+    if not stored:
+        raise ModelError(f"{files.directory} has no model.safetensors: only ort serves model.onnx alone")
+    if wanted == "torch":
+        return load_torch(files, threads, slots, kv, tensor_parallel)
+    if wanted == "triton":
+        from tasks.serve.engine.backend_triton import TritonBackend
+        return TritonBackend(files, threads=threads, slots=slots, kv=kv)
+    from kernels.build import CompilerMissing
+    from tasks.serve.engine.backend_cpu import CpuBackend
+    try:
+        return CpuBackend(files, threads=threads, slots=slots, kv=kv)
+    except CompilerMissing as missing:
+        if wanted == "cpu":
+            raise ModelError(f"backend cpu: {missing}") from None
+        return without_compiler(files, threads, slots, kv, str(missing))
+
+
+def load_torch(files: ModelFiles, threads: int, slots: int, kv: str, ranks: int) -> Backend:
+    """The reference, in this process alone or as the first of `ranks`."""
+    if ranks > 1:
+        from tasks.serve.engine.parallel import TensorParallel
+        return TensorParallel(files, threads=threads, slots=slots, kv=kv, ranks=ranks)
     from tasks.serve.engine.backend_torch import TorchBackend
-    return TorchBackend(files, threads=threads, slots=slots)
+    return TorchBackend(files, threads=threads, slots=slots, kv=kv)
+
+
+def without_compiler(files: ModelFiles, threads: int, slots: int, kv: str, why: str) -> Backend:
+    """What serves `files` where the CPU kernels cannot be built; says so in one line on stderr."""
+    import torch
+
+    export = files.directory.parent / "onnx"
+    if torch.cuda.is_available():
+        from tasks.serve.engine.backend_triton import TritonBackend
+        choice, make = "the GPU serves", lambda: TritonBackend(files, threads=threads, slots=slots, kv=kv)
+    elif kv == "fp16" and files.directory.name == "int4" and (export / "model.onnx").is_file():
+        from tasks.serve.engine.backend_ort import OrtBackend
+        choice = f"ONNX Runtime serves {export}"
+        make = lambda: OrtBackend(read_files(export), threads=threads, slots=slots, kv=kv)  # noqa: E731
+    else:
+        choice, make = "torch serves, slowly", lambda: load_torch(files, threads, slots, kv, 1)
+    print(f"{files.directory}: {why}; {choice}", file=sys.stderr, flush=True)
+    return make()

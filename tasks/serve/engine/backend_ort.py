@@ -9,11 +9,12 @@ order of additions: the range is kept even, so that a row's bits do not depend o
 from __future__ import annotations
 
 import mmap
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from tasks.serve.engine.backend import ModelError, ModelFiles
+from tasks.serve.engine.directory import ModelError, ModelFiles
 
 PAIR = 2
 
@@ -21,7 +22,11 @@ PAIR = 2
 class OrtBackend:
     """`model.onnx` with past and present bound to the same memory."""
 
-    def __init__(self, files: ModelFiles, *, threads: int, slots: int) -> None:
+    def __init__(self, files: ModelFiles, *, threads: int, slots: int, kv: str = "fp16") -> None:
+        if kv != "fp16":
+            raise ModelError(f"kv {kv}: ONNX Runtime keeps keys and values in float32 only; choose fp16 or backend cpu")
+        if not (files.directory / "model.onnx").is_file():
+            raise ModelError(f"{files.directory} has no model.onnx: export it, or choose another backend")
         config = files.config
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -34,6 +39,7 @@ class OrtBackend:
             raise ModelError(f"{files.directory / 'model.onnx'} does not load: {' '.join(str(error).split())}"
                              ) from None
         self.vocabulary, self.context = config["vocab_size"], files.context
+        self.hidden_size = config["hidden_size"]
         self.block_size, self.blocks = self.context, slots
         self.layers, heads = config["num_hidden_layers"], config["num_key_value_heads"]
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -44,8 +50,8 @@ class OrtBackend:
         self.bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
 
     def step(self, tokens: np.ndarray, positions: np.ndarray, sequences: np.ndarray, block_table: np.ndarray,
-             logit_rows: np.ndarray) -> np.ndarray:
-        """See Backend.step; block_table is int32 [sequences, 1], the slot of each."""
+             logit_rows: np.ndarray, adapters: np.ndarray | None = None) -> np.ndarray:
+        """See Backend.step; block_table is int32 [sequences, 1], the slot of each; there are no adapters."""
         logits = np.empty((len(logit_rows), self.vocabulary), np.float32)
         wanted = np.full(len(tokens), -1)
         wanted[logit_rows] = np.arange(len(logit_rows))
@@ -61,6 +67,19 @@ class OrtBackend:
         if not chunk.all():
             self.decode(tokens[starts[~chunk]], slots[~chunk], wanted[starts[~chunk]], logits)
         return logits
+
+    def embed(self, *_: object) -> np.ndarray:
+        """Raises ModelError: the graph gives logits only."""
+        raise ModelError("the ONNX export has no hidden states: serve embeddings with backend cpu or torch")
+
+    def add_adapter(self, directory: Path) -> int:
+        """Raises ModelError: the graph's weights are fixed."""
+        raise ModelError(f"{directory}: the ONNX export takes no adapters: serve them with backend cpu or torch")
+
+    def close(self) -> None:
+        """See Backend.close."""
+        self.bindings.clear()
+        self.store = np.empty(0, np.float32)
 
     def decode(self, tokens: np.ndarray, slots: np.ndarray, wanted: np.ndarray, logits: np.ndarray) -> None:
         """One token for each of `slots`, in one run over the even range that spans them; fills logits[wanted]."""

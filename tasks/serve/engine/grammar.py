@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from tasks.chat import CALL_END, CALL_START
 from tasks.serve.engine.text import Vocabulary
@@ -66,6 +66,22 @@ def spaced(schema: dict[str, Any]) -> str:
     return json.dumps(bounded(schema) | {"x-guidance": SEPARATORS})
 
 
+def form_grammar(kind: str, value: Any) -> str:
+    """The grammar of a whole answer. kind: `json` (a schema, or one as text), `regex` (of the Rust crate, anchored),
+    `choice` (strings), `grammar` (Lark, or GBNF where `::=` stands in it). Raises ValueError where it cannot be read.
+    """
+    if kind == "regex":
+        return LLMatcher.grammar_from_regex(value)
+    if kind == "choice":
+        return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, value)))
+    if kind == "grammar":
+        return grammar_from("gbnf" if "::=" in value else "lark", value)
+    schema = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(schema, dict):
+        raise ValueError("a JSON schema must be an object")
+    return schema_grammar(schema)
+
+
 def tool_grammar(tools: dict[str, dict[str, Any]], *, required: bool, several: bool) -> str:
     """The grammar of a turn with `tools` (name -> parameters schema).
 
@@ -103,17 +119,23 @@ class Grammars:
         return Matcher(self.compiled(grammar).deep_copy(), self.size)
 
     def compiled(self, grammar: str) -> LLMatcher:
-        """The grammar compiled, from the last KEPT ones if it is among them; safe on any thread."""
+        """The grammar compiled, from the last KEPT ones if it is among them; safe on any thread.
+
+        llguidance bounds the size of grammars and automata and lets other threads run while it compiles.
+        """
         with self.lock:
             if self.tokenizer is None:
                 self.tokenizer = LLTokenizer(self.vocabulary.json, n_vocab=self.size, eos_token=self.stop_ids)
-            matcher = self.kept.pop(grammar, None) or LLMatcher(self.tokenizer, grammar, log_level=0)
-            if matcher.is_error():
-                raise GrammarError(" ".join(matcher.get_error().split())[:300])
+            matcher = self.kept.pop(grammar, None)
+        if matcher is None:
+            matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise GrammarError(" ".join(matcher.get_error().split())[:300])
+        with self.lock:
             self.kept[grammar] = matcher
             if len(self.kept) > KEPT:
                 del self.kept[next(iter(self.kept))]
-            return matcher
+        return matcher
 
 
 class Matcher:
@@ -123,8 +145,13 @@ class Matcher:
         self.matcher, self.size = matcher, size
 
     def allowed(self) -> np.ndarray:
-        """bool [vocabulary]: the tokens that may follow (a stop token where the grammar may end)."""
+        """bool [vocabulary]: the tokens that may follow (a stop token where the grammar may end).
+
+        Raises GrammarError where the grammar turned out to need more work than llguidance's limits allow.
+        """
         bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
+        if self.matcher.is_error():
+            raise GrammarError(" ".join(self.matcher.get_error().split())[:300])
         return np.unpackbits(bits, bitorder="little")[:self.size].astype(bool)
 
     def accept(self, token: int) -> bool:

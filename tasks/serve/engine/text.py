@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from tasks.serve.engine.backend import ModelError
+from tasks.serve.engine.directory import ModelError
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -70,11 +70,17 @@ class TextStream:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.stops, self.pending, self.stopped = stops, "", False
+        self.stop: str | None = None
 
     def feed(self, piece: bytes, *, last: bool = False) -> str:
-        """Text that is now certain. Sets `stopped` when a stop string is complete; it and the rest are dropped."""
+        """Text that is now certain. Sets `stopped`, and `stop` to it, when a stop string is complete; it and the rest
+        are dropped."""
         self.pending += self.decoder.decode(piece, final=last)
-        found = min((at for at in map(self.pending.find, self.stops) if at >= 0), default=-1)
+        if not self.stops:
+            text, self.pending = self.pending, ""
+            return text
+        found, self.stop = min(((at, stop) for stop in self.stops if (at := self.pending.find(stop)) >= 0),
+                               default=(-1, None))
         if found >= 0:
             self.stopped = True
             text, self.pending = self.pending[:found], ""
