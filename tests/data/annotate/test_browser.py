@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.annotate import browser
+from tests import browser
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">"><h1>big</h1>'
