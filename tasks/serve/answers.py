@@ -1,26 +1,25 @@
-"""The engine's deltas as OpenAI's JSON: completions, chats, their streamed chunks, log-probabilities, tool calls."""
+"""The engine's deltas as OpenAI's JSON: completions, chats, their log-probabilities and tool calls."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from typing import Any
 
-from tasks import chat
 from tasks.serve.engine.request import Delta, Request
 from tasks.serve.engine.sampler import TokenLogprob
-from tasks.serve.engine.text import Vocabulary, held_back
+from tasks.serve.engine.text import Vocabulary
+from tasks.serve.reader import Part, TurnReader
 
 
 def envelope(kind: str, prefix: str, model: str) -> dict[str, Any]:
     """The head that all answers and chunks of one call share."""
-    return {"id": f"{prefix}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
+    return {"id": identity(f"{prefix}-"), "object": kind, "created": int(time.time()), "model": model}
 
 
-def event(value: dict[str, Any] | str) -> str:
-    """A server-sent event."""
-    return f"data: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}\n\n"
+def identity(prefix: str) -> str:
+    """`prefix` and what no other answer has."""
+    return f"{prefix}{secrets.token_hex(12)}"
 
 
 def completion_choice(index: int, request: Request, delta: Delta, words: Vocabulary, echo: str | None,
@@ -42,6 +41,11 @@ def completion_choice(index: int, request: Request, delta: Delta, words: Vocabul
             "finish_reason": delta.finish}, offset
 
 
+def echoed(words: Vocabulary, prompt: tuple[int, ...]) -> str:
+    """A prompt's text, special tokens included."""
+    return b"".join(words.pieces.get(token, b"") for token in prompt).decode(errors="replace")
+
+
 def legacy_top(entry: TokenLogprob, words: Vocabulary) -> dict[str, float]:
     """The best tokens of a position, the chosen one among them."""
     return {words.name(token): value for token, value in entry.top} | {words.name(entry.token): entry.logprob}
@@ -60,64 +64,40 @@ def chat_logprobs(request: Request, delta: Delta, words: Vocabulary) -> dict[str
                         for entry in delta.logprobs], "refusal": None}
 
 
-class CallReader:
-    """Splits an assistant's text into content, passed on at once, and tool calls, read when the turn is whole."""
+class Said:
+    """A whole turn: its reasoning, content and calls (OpenAI's tool_calls). A call that was cut off is content."""
 
-    def __init__(self) -> None:
-        self.pending, self.calling = "", False
-
-    def feed(self, text: str) -> str:
-        """Content that is certain to be no call."""
-        self.pending += text
-        if self.calling:
-            return ""
-        at = self.pending.find(chat.CALL_START)
-        self.calling = at >= 0
-        cut = at if self.calling else len(self.pending) - held_back(self.pending, (chat.CALL_START,))
-        content, self.pending = self.pending[:cut], self.pending[cut:]
-        return content
-
-    def finish(self) -> tuple[str, list[dict[str, Any]]]:
-        """(content still held back, calls). A call cut off by the token limit is content."""
-        parsed = list(chat.calls(self.pending))
-        if not parsed or None in parsed:
-            return self.pending, []
-        return "", [{"id": f"call_{secrets.token_hex(12)}", "type": "function",
-                     "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}}
-                    for name, arguments in parsed]
+    def __init__(self, text: str, tools: bool, thinking: bool) -> None:
+        reader = TurnReader(tools, thinking)
+        parts = reader.feed(text) + reader.finish()
+        self.calls = called(parts)[:reader.calls]
+        self.reasoning = "".join(part.text for part in parts if part.kind == "reasoning")
+        self.content = "".join(part.text for part in parts if part.kind == "content")
+        if reader.cut is not None:
+            self.content += text[reader.cut:]
 
 
-def chat_choice(index: int, request: Request, delta: Delta, words: Vocabulary, tools: bool) -> dict[str, Any]:
-    """A choice of /v1/chat/completions."""
-    content, calls = delta.text, []
-    if tools:
-        reader = CallReader()
-        content = reader.feed(delta.text)
-        rest, calls = reader.finish()
-        content += rest
-    message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None,
+def called(parts: list[Part]) -> list[dict[str, Any]]:
+    """The tool calls among `parts`, as OpenAI's messages hold them."""
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        if part.kind == "call":
+            calls.append({"id": identity("call_"), "type": "function", "function": {"name": part.text,
+                                                                                   "arguments": ""}})
+        elif part.kind == "arguments":
+            calls[part.index]["function"]["arguments"] += part.text
+    return calls
+
+
+def chat_choice(index: int, request: Request, delta: Delta, words: Vocabulary, tools: bool,
+                thinking: bool) -> dict[str, Any]:
+    """A choice of /v1/chat/completions. `reasoning_content` (vLLM's, DeepSeek's) is there where the model reasoned."""
+    said = Said(delta.text, tools, thinking)
+    message: dict[str, Any] = {"role": "assistant", "content": said.content if said.content or not said.calls else None,
                                "refusal": None}
-    if calls:
-        message["tool_calls"] = calls
+    if said.reasoning:
+        message["reasoning_content"] = said.reasoning
+    if said.calls:
+        message["tool_calls"] = said.calls
     return {"index": index, "message": message, "logprobs": chat_logprobs(request, delta, words),
-            "finish_reason": "tool_calls" if calls else delta.finish}
-
-
-def chat_chunks(index: int, request: Request, delta: Delta, words: Vocabulary,
-                reader: CallReader | None) -> list[dict[str, Any]]:
-    """The streamed choices of one delta; the turn's calls come whole, in its last ones."""
-    content, calls = (reader.feed(delta.text) if reader else delta.text), []
-    if reader and delta.finish:
-        rest, calls = reader.finish()
-        content += rest
-    chunks = []
-    if content or delta.logprobs:
-        chunks.append({"index": index, "delta": {"content": content}, "finish_reason": None,
-                       "logprobs": chat_logprobs(request, delta, words)})
-    if calls:
-        chunks.append({"index": index, "delta": {"tool_calls": [{"index": i} | call for i, call in enumerate(calls)]},
-                       "finish_reason": None, "logprobs": None})
-    if delta.finish:
-        chunks.append({"index": index, "delta": {}, "finish_reason": "tool_calls" if calls else delta.finish,
-                       "logprobs": None})
-    return chunks
+            "finish_reason": "tool_calls" if said.calls and delta.finish == "stop" else delta.finish}

@@ -1,10 +1,11 @@
-"""Serve the exported model and drive it as a client would: does everything complete, agree and refuse rightly?
+"""Serve the int4 model and drive it as a client would: does everything complete, agree and refuse rightly?
 
-    python -m tasks.serve.bench models/T/onnx data/evalsets/held_out.jsonl metrics/serve_bench/T.json --track T
+    python -m tasks.serve.bench models/T/int4 data/evalsets/held_out.jsonl metrics/serve_bench/T.json --track T
 
 The metrics are counts, the same on every run: seconds (tokens/s, time to first token, memory) go to
-.runtime/timing/serve_bench-T.json. Gate: every request completes, and an answer at temperature 0 has the same tokens
-whether its request is alone or shares the batch.
+.runtime/timing/serve_bench-T.json. Gates: what serves the model (the CPU kernels where a compiler builds them) computes
+what the dequantized torch model does, within limits; every request completes; an answer at temperature 0 has the same
+tokens whether its request is alone or shares the batch.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import psutil
+import torch
 from pydantic import Field
+from tokenizers import Tokenizer
 
 from tasks import params, progress, stage
-from tasks.serve import client
+from tasks.quantize import formats, parity
+from tasks.serve import client, load
+from tasks.serve.engine import backend as backends
+from tasks.serve.engine.directory import ModelError, read_files
 from tasks.stage import Input, Output, StageError
 
 TOOLS = [{"type": "function", "function": {
@@ -52,23 +58,17 @@ class ServeBenchParams(params.Section):
     prompt_characters: int = Field(ge=1, le=100_000, description="length of each")
     max_tokens: int = Field(ge=2, le=4096, description="tokens generated for each, the end of a turn ignored")
     streams: list[int] = Field(min_length=1, description="requests open at once, a round each; 1 is always run")
-
-
-@dataclass
-class Round:
-    """What one round of requests brought: texts by prompt, token counts and times."""
-
-    texts: list[str] = field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
-    first: list[float] = field(default_factory=list)
-    each: list[float] = field(default_factory=list)
+    documents: int = Field(ge=1, le=1000, description="held-out documents of the comparison with torch")
+    tokens: int = Field(ge=8, le=2048, description="tokens read of each")
+    min_top1: float = Field(ge=0, le=1, description="least share of positions with torch's most likely token")
+    max_kl: float = Field(gt=0, description="largest mean KL(torch || what serves), nats a token")
 
 
 def serve_bench(model: Input, held_out: Input, metrics: Output, *, serve_bench: ServeBenchParams, seed: int,
                 runtime: params.Runtime) -> None:
     """Run every round and check, write the counts. Raises StageError when a request fails or the batch leaks."""
     wanted = prompts(held_out, serve_bench, seed)
+    computed = beside_torch(model, held_out, serve_bench, runtime.threads)
     started = time.perf_counter()
     try:
         with client.process(model, threads=runtime.threads, slots=max(serve_bench.streams)) as (server, url):
@@ -80,8 +80,37 @@ def serve_bench(model: Input, held_out: Input, metrics: Output, *, serve_bench: 
     stage.write_timing(f"serve_bench-{model.parent.name}",
                        {"load_seconds": loaded, "rss_bytes": memory, "rounds": timing,
                         "machine_cpus": psutil.cpu_count()})
-    stage.write_json(metrics, found)
+    stage.write_json(metrics, found | {"beside_torch": computed})
     check(found)
+
+
+def beside_torch(model: Path, held_out: Path, limits: ServeBenchParams, threads: int) -> dict[str, Any]:
+    """Top-1 agreement and KL of what serves `model` against its dequantized weights in torch.
+
+    Raises StageError where a limit is missed, or the directory cannot be served.
+    """
+    torch.set_num_threads(threads)
+    reference = formats.load_dequantized(model)
+    texts = parity.held_out_tokens(held_out, Tokenizer.from_file(str(model / "tokenizer.json")), limits.documents,
+                                   min(limits.tokens, reference.config.max_position_embeddings))
+    expected = [parity.log_probabilities(reference, tokens) for tokens in progress.track(texts, what="torch")]
+    try:
+        serving = backends.load(read_files(model), threads=threads, slots=1)
+    except ModelError as error:
+        raise StageError(str(error)) from None
+    table = np.arange(serving.blocks, dtype=np.int32)[None]
+
+    def run(tokens: np.ndarray) -> torch.Tensor:
+        every = np.arange(len(tokens))
+        return torch.from_numpy(serving.step(tokens, every, np.zeros_like(every), table, every)).log_softmax(-1)
+
+    scores = parity.compare(run, expected, texts)
+    serving.close()
+    if not (scores["top1"] >= limits.min_top1 and scores["kl"] <= limits.max_kl):  # so that NaN fails too
+        raise StageError(f"serve_bench: what serves {model} and torch differ: top-1 {scores['top1']:.4f} (at least "
+                         f"{limits.min_top1}), KL {scores['kl']:.5f} (at most {limits.max_kl}): the kernels are wrong, "
+                         "or serve_bench.min_top1 / max_kl is too tight for this model")
+    return scores | {"backend": type(serving).__name__, "limits": {"top1": limits.min_top1, "kl": limits.max_kl}}
 
 
 def check(found: dict[str, Any]) -> None:
@@ -110,52 +139,31 @@ def prompts(held_out: Path, limits: ServeBenchParams, seed: int) -> list[str]:
 
 
 async def drive(url: str, wanted: list[str], limits: ServeBenchParams) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(metrics, seconds of each round)."""
+    """(metrics, seconds of each round: tasks/serve/load.py `summary`)."""
     server = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
+    plan = [load.Planned(0.0, load.completion(text, limits.max_tokens)) for text in wanted]
     more = [n for n in limits.streams if n > 1]
     total = len(wanted) * (1 + len(more)) + len(wanted) * len(CHOICES) + len(BAD_BODIES)
+    rounds: dict[int, load.Measured] = {}
     with progress.track(total=total, what="serve", unit="request") as bar:
         await server.completions.create(model="default", prompt=wanted[0], max_tokens=1)  # the first is slower
-        alone = await one_round(server, wanted, 1, limits.max_tokens, bar)
-        rounds = {n: await one_round(server, wanted, n, limits.max_tokens, bar) for n in more}
+        for streams in (1, *more):
+            rounds[streams] = await load.run(url, plan, streams=streams)
+            bar.update(len(plan))
         calls = [await call(server, text, choice, bar) for text in wanted for choice in CHOICES]
         errors = [await refusal(server, *bad, bar) for bad in BAD_BODIES]
-    texts = [text for done in rounds.values() for text in done.texts]
-    parity = sum(text == alone.texts[i % len(wanted)] for i, text in enumerate(texts))
-    complete = [alone, *rounds.values()]
-    return ({"requests": len(wanted) * len(complete), "completed": sum(len(done.texts) for done in complete),
-             "tokens": sum(done.tokens for done in complete), "compared": len(texts), "parity": parity,
+    answers = [answer for done in rounds.values() for answer in done.answers]
+    for answer in answers:
+        if answer.error is not None:
+            raise StageError(f"serve_bench: a request failed: {answer.error}")
+    alone = [answer.text for answer in rounds[1].answers]
+    compared = [(answer.text, text) for n in more for answer, text in zip(rounds[n].answers, alone)]
+    return ({"requests": len(answers), "completed": sum(answer.tokens == limits.max_tokens for answer in answers),
+             "tokens": sum(answer.tokens for answer in answers), "compared": len(compared),
+             "parity": sum(text == other for text, other in compared),
              "calls": len(calls), "calls_valid": sum(calls), "errors": len(errors), "errors_right": sum(errors),
              "streams": [1, *more]},
-            {str(n): seconds(done) for n, done in {1: alone, **rounds}.items()})
-
-
-async def one_round(server: openai.AsyncOpenAI, wanted: list[str], streams: int, tokens: int, bar: Any) -> Round:
-    """Every prompt once, greedy, `streams` of them open at a time; texts in the prompts' order."""
-    done, gate = Round(), asyncio.Semaphore(streams)
-    started = time.perf_counter()
-
-    async def one(text: str) -> str:
-        async with gate:
-            sent = time.perf_counter()
-            first, pieces, generated = 0.0, [], 0
-            async for chunk in await server.completions.create(
-                    model="default", prompt=text, max_tokens=tokens, temperature=0, stream=True,
-                    stream_options={"include_usage": True}, extra_body={"ignore_eos": True}):
-                if chunk.usage:
-                    generated = chunk.usage.completion_tokens
-                if chunk.choices:
-                    first = first or time.perf_counter()
-                    pieces.append(chunk.choices[0].text)
-            done.tokens += generated
-            done.first.append(first - sent)
-            done.each.append((time.perf_counter() - first) / max(1, generated - 1))
-            bar.update()
-            return "".join(pieces)
-
-    done.texts = await asyncio.gather(*map(one, wanted))
-    done.seconds = time.perf_counter() - started
-    return done
+            {str(n): load.summary(done) for n, done in rounds.items()})
 
 
 async def call(server: openai.AsyncOpenAI, text: str, choice: Any, bar: Any) -> bool:
@@ -183,15 +191,6 @@ async def refusal(server: openai.AsyncOpenAI, path: str, body: dict[str, Any], s
         named = error.body.get("param") if isinstance(error.body, dict) else "no body"
         return error.status_code == status and named == field
     return False
-
-
-def seconds(done: Round) -> dict[str, float]:
-    """Throughput and latency of a round."""
-    def at(values: list[float], share: float) -> float:
-        return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-    return {"tokens_per_second": done.tokens / done.seconds, "ttft_p50": at(done.first, 0.5),
-            "ttft_p90": at(done.first, 0.9), "tpot_p50": at(done.each, 0.5), "seconds": done.seconds}
 
 
 if __name__ == "__main__":

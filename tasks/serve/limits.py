@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from tasks.serve.errors import ApiError
 
+OPEN = ("/health",)      # what is answered without the key
 LARGEST_BODY = 2 ** 21  # bytes; a context of token ids is a hundredth of it
 
 
@@ -23,16 +24,17 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if self.api_key is not None and scope["path"] != "/health":
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.api_key.encode()):
+        if self.api_key is not None and scope["path"] not in OPEN:
+            key = self.api_key.encode()
+            bearer = hmac.compare_digest(headers.get(b"authorization", b""), b"Bearer " + key)
+            if not (bearer or hmac.compare_digest(headers.get(b"x-api-key", b""), key)):  # Anthropic's clients
                 error = ApiError(401, "the API key is missing or wrong: send Authorization: Bearer KEY",
                                  code="invalid_api_key")
-                await error.response()(scope, receive, send)
+                await error.response(scope["path"], {"WWW-Authenticate": "Bearer"})(scope, receive, send)
                 return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > LARGEST_BODY:
-            await too_large().response()(scope, receive, send)
+            await too_large().response(scope["path"])(scope, receive, send)
             return
         read = 0
 

@@ -1,207 +1,247 @@
-"""A model being served: HTTP bodies become engine requests, and the engine's deltas reach the event loop."""
+"""A model being served: HTTP bodies become engine requests, under its limits."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
-from fastapi import Request as HttpRequest
 
+from tasks.serve.digest import digest
 from tasks.serve.engine import backend as backends
-from tasks.serve.engine.engine import Busy, Engine
-from tasks.serve.engine.grammar import GrammarError, schema_grammar, tool_grammar
-from tasks.serve.engine.request import Delta, Request
+from tasks.serve.engine.directory import ModelError
+from tasks.serve.engine.engine import Busy
+from tasks.serve.engine.grammar import GrammarError, form_grammar
+from tasks.serve.engine.request import Request
 from tasks.serve.engine.sampler import Sampling
+from tasks.serve.engine.start import Options, start
 from tasks.serve.engine.text import Vocabulary
 from tasks.serve.errors import ApiError
-from tasks.serve.metrics import Metrics
-from tasks.serve.schemas import ChatBody, CompletionBody, Generation, NamedTool, TokenizeBody
+from tasks.serve.flight import Flight, HandOver
+from tasks.serve.metrics import Exposition, Metrics
+from tasks.serve.reader import THINK_START
+from tasks.serve.schemas import CompletionBody, EmbeddingBody, Generation
 from tasks.serve.template import ChatTemplate
+from tasks.serve.turn import Turn
 
 QUEUE_FOR_EACH_SLOT = 16  # requests that may wait for each that runs, before clients are told to come back
+SHORT = 8192              # characters that are encoded faster than a thread is woken
+PROBE, PROBE_TOKENS, PROBE_SECONDS = "Say hello.", 4, 60
+
+T = TypeVar("T")
 
 
 class Service:
-    """The engine over one model directory, and the names and limits the endpoints need."""
+    """The engine over one model directory, and the names and limits the endpoints need.
 
-    def __init__(self, directory: Path, *, threads: int, slots: int, queue: int | None = None) -> None:
-        files = backends.read_files(directory)
-        self.vocabulary, self.template = Vocabulary(directory), ChatTemplate(directory)
-        self.name = "/".join(directory.resolve().parts[-2:])
-        backend = backends.load(files, threads=threads, slots=slots)
-        self.context, self.size = backend.context, backend.vocabulary
-        self.metrics = Metrics()
-        queue = slots * QUEUE_FOR_EACH_SLOT if queue is None else queue
-        self.engine = Engine(backend, self.vocabulary, files.stop_ids, slots=slots, queue=queue,
-                             metrics=self.metrics)
+    `users` counts calls that are being prepared or answered; once `retire`d, the engine closes when there are none.
+    """
 
-    def check_model(self, name: str | None) -> None:
-        """Raise 404 for a model that is not this one."""
-        if name not in (None, "", "default", self.name):
-            raise ApiError(404, f"no model {name!r} here; this server has {self.name!r}", param="model",
-                           code="model_not_found")
+    def __init__(self, name: str, directory: Path, *, threads: int, slots: int, adapters: dict[str, Path] | None = None,
+                 exposition: Exposition | None = None, options: Options = Options()) -> None:
+        self.name, self.directory = name, directory.resolve()
+        files = backends.read_files(self.directory)
+        self.digest = digest(self.directory)
+        self.vocabulary, self.template = Vocabulary(self.directory), ChatTemplate(self.directory)
+        self.longest = max(map(len, self.vocabulary.pieces.values()))
+        self.engine = start(files, self.vocabulary, Metrics(name, exposition), options, threads=threads, slots=slots,
+                            queue=slots * QUEUE_FOR_EACH_SLOT)
+        self.context, self.size = self.engine.backend.context, self.engine.backend.vocabulary
+        self.adapters: dict[str, str] = {}  # name -> digest
+        try:
+            for adapter, place in (adapters or {}).items():
+                self.engine.add_adapter(adapter, place)
+                self.adapters[adapter] = digest(place)
+        except ModelError:
+            self.engine.close()
+            raise
+        self.users, self.retired = 0, False
+        self.hand_over: HandOver | None = None
+
+    def release(self) -> None:
+        """A call has been answered."""
+        self.users -= 1
+        if self.retired and not self.users:
+            threading.Thread(target=self.engine.close, name="retire").start()
+
+    def retire(self) -> None:
+        """Take the model out of service: its engine closes when the last call is answered."""
+        self.users += 1
+        self.retired = True
+        self.release()
+
+    async def probe(self) -> None:
+        """Have the engine answer once. Raises ModelError where it does not, or with numbers that are none."""
+        turn = Turn([{"role": "user", "content": PROBE}], PROBE_TOKENS, logprobs=0)
+        try:
+            flight = await self.chat(turn, Generation(temperature=0))
+            (answer,) = await asyncio.wait_for(flight.whole(), PROBE_SECONDS)
+        except ApiError as error:
+            raise ModelError(f"{self.directory}: the probe was refused: {error.message}") from None
+        except TimeoutError:
+            raise ModelError(f"{self.directory}: no answer to the probe within {PROBE_SECONDS} s") from None
+        if not answer.tokens or not all(math.isfinite(entry.logprob) for entry in answer.logprobs):
+            raise ModelError(f"{self.directory}: the probe was answered by {answer.tokens} with log-probabilities "
+                             f"that are not finite")
 
     def room(self, prompt: list[int], wanted: int | None, field: str) -> int:
         """How many tokens may be generated after `prompt`: `wanted`, or what the context leaves. Raises 400."""
         if not prompt:
-            raise ApiError(400, "the prompt has no token", param=field)
-        if any(token >= self.size for token in prompt):
-            raise ApiError(400, f"a token id is outside the vocabulary of {self.size}", param=field)
+            raise ApiError(400, f"{field}: the prompt has no token", param=field)
+        if max(prompt) >= self.size:
+            raise ApiError(400, f"{field}: a token id is outside the vocabulary of {self.size}", param=field)
         left = self.context - len(prompt)
         if left < (1 if wanted is None else wanted):
-            raise ApiError(400, f"the prompt's {len(prompt)} tokens and {wanted or 1} to generate exceed the context "
-                                f"of {self.context} tokens", param=field, code="context_length_exceeded")
+            raise ApiError(400, f"{field}: {len(prompt)} tokens and {wanted or 1} to generate exceed the context of "
+                                f"{self.context} tokens", param=field, code="context_length_exceeded")
         return left if wanted is None else wanted
 
     def encode(self, text: str, field: str, *, special: bool) -> list[int]:
-        """Token ids of a client's text; 400 where it is not Unicode."""
+        """Token ids of a client's text; 400 where it is not Unicode, or certainly longer than the context."""
+        if len(text) > self.context * self.longest:
+            raise ApiError(400, f"{field}: {len(text)} characters exceed the context of {self.context} tokens",
+                           param=field, code="context_length_exceeded")
         try:
             return self.vocabulary.encode(text, special=special)
         except (UnicodeEncodeError, TypeError):
-            raise ApiError(400, "the text holds half a surrogate pair: not Unicode", param=field) from None
+            raise ApiError(400, f"{field}: the text holds half a surrogate pair: not Unicode", param=field) from None
 
-    def completion_requests(self, body: CompletionBody) -> list[Request]:
-        """The engine's requests of a completion: every prompt, `n` times."""
-        prompts = body.prompt if isinstance(body.prompt, list) and not isinstance(body.prompt[0], int) \
-            else [body.prompt]
-        out = []
-        for prompt in prompts:
-            tokens = self.encode(prompt, "prompt", special=True) if isinstance(prompt, str) else list(prompt)
-            limit = self.room(tokens, 16 if body.max_tokens is None else body.max_tokens, "prompt")
-            if limit == 0 and not body.echo:
-                raise ApiError(400, "max_tokens 0 asks for nothing without echo", param="max_tokens")
-            out += self.copies(body, tokens, limit, None, body.logprobs,
-                               bool(body.echo) and body.logprobs is not None)
-        return out
+    def encode_all(self, prompts: list[str | list[int]], field: str) -> list[list[int]]:
+        """Token ids of each prompt, text or ids."""
+        return [self.encode(prompt, field, special=True) if isinstance(prompt, str) else list(prompt)
+                for prompt in prompts]
 
-    def chat_requests(self, body: ChatBody) -> list[Request]:
-        """The engine's requests of a chat turn, its grammar included."""
-        tokens = self.encode(self.chat_prompt(body), "messages", special=False)
-        limit = self.room(tokens, body.max_completion_tokens or body.max_tokens, "messages")
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        return self.copies(body, tokens, limit, self.chat_grammar(body), logprobs, False)
-
-    def chat_prompt(self, body: ChatBody | TokenizeBody) -> str:
+    def prompt(self, turn: Turn) -> str:
         """The rendered chat; 400 where the template refuses it."""
-        offered = body.tools if getattr(body, "tool_choice", None) != "none" else None
-        tools = [{"type": "function", "function": tool.function.model_dump()} for tool in offered or []]
         try:
-            return self.template.render([message.rendered() for message in body.messages or []], tools or None)
-        except (jinja2.TemplateError, TypeError, RecursionError) as error:
-            raise ApiError(400, f"the chat template refuses this: {error}", param="messages") from None
+            return self.template.render(turn.messages, [tool.rendered() for tool in turn.offered] or None)
+        except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
+            field = turn.names["messages"]
+            raise ApiError(400, f"{field}: the chat template refuses this: {error}", param=field) from None
 
-    def chat_grammar(self, body: ChatBody) -> str | None:
-        """The grammar that tools or response_format ask for."""
+    def encode_turn(self, turn: Turn) -> tuple[list[int], bool]:
+        """Token ids of the rendered chat, and whether its end opens the reasoning."""
+        text = self.prompt(turn)
+        return self.encode(text, turn.names["messages"], special=False), text.rstrip().endswith(THINK_START)
+
+    async def complete(self, body: CompletionBody, adapter: str | None = None) -> Flight:
+        """Send a completion's prompts to the engine, each `n` times."""
+        prompts = body.prompts
+        self.check_count(len(prompts) * (body.n or 1), "prompt")
+        with Call(self) as call:
+            tokens = await offload(sum(map(len, prompts)) < SHORT, self.encode_all, prompts, "prompt")
+            wanted = 16 if body.max_tokens is None else body.max_tokens
+            limits = [self.room(prompt, wanted, "prompt") for prompt in tokens]
+            if wanted == 0 and not body.echo:
+                raise ApiError(400, "max_tokens: 0 asks for nothing without echo", param="max_tokens")
+            grammar = await self.form(body.form)
+            return call.depart([request for prompt, limit in zip(tokens, limits) for request in self.copies(
+                body, prompt, limit, grammar, body.logprobs, bool(body.echo) and body.logprobs is not None, adapter)])
+
+    async def chat(self, turn: Turn, body: Generation, adapter: str | None = None) -> Flight:
+        """Send a chat turn to the engine, its grammar included."""
+        with Call(self) as call:
+            tokens, thinking = await offload(turn.small, self.encode_turn, turn)
+            limit = self.room(tokens, turn.limit, turn.names["messages"])
+            grammar = await offload(turn.small, turn.grammar)
+            if grammar is not None:
+                await self.compile(*grammar)
+            flight = call.depart(self.copies(body, tokens, limit, grammar and grammar[1], turn.logprobs, False,
+                                             adapter))
+            flight.thinking = thinking
+            return flight
+
+    async def embed(self, body: EmbeddingBody, adapter: str | None = None) -> Flight:
+        """Send texts to be embedded to the engine."""
+        prompts = body.prompts
+        self.check_count(len(prompts), "input")
+        with Call(self) as call:
+            tokens = await offload(sum(map(len, prompts)) < SHORT, self.encode_all, prompts, "input")
+            for prompt in tokens:
+                self.room(prompt, 0, "input")
+            return call.depart([Request(tuple(prompt), 0, embed=True, **adapted(adapter)) for prompt in tokens])
+
+    def check_count(self, count: int, field: str) -> None:
+        """Raise 400 for more prompts in one call than the engine ever takes."""
+        most = self.engine.queue + self.engine.slots
+        if count > most:
+            raise ApiError(400, f"{field}: {count} prompts in one request; at most {most}", param=field)
+
+    async def form(self, form: tuple[str, str, Any] | None) -> str | None:
+        """The compiled grammar of a form; None where there is none."""
+        if form is None:
+            return None
+        place, kind, value = form
         try:
-            if body.tools and body.tool_choice != "none":
-                schemas = {tool.function.name: tool.function.parameters for tool in body.tools}
-                if isinstance(body.tool_choice, NamedTool):
-                    schemas = {body.tool_choice.function.name: schemas[body.tool_choice.function.name]}
-                return tool_grammar(schemas, required=body.tool_choice not in (None, "auto"),
-                                    several=bool(body.parallel_tool_calls))
-            form = body.response_format
-            if form is None or form.type == "text":
-                return None
-            return schema_grammar(form.json_schema.schema_ if form.json_schema else {"type": "object"})
+            grammar = await asyncio.to_thread(form_grammar, kind, value)
         except (RecursionError, TypeError, ValueError) as error:
-            raise ApiError(400, f"the schema cannot be read: {error}", param=schema_field(body)) from None
+            raise ApiError(400, f"{place}: cannot be read: {' '.join(str(error).split())[:300]}",
+                           param=place) from None
+        await self.compile(place, grammar)
+        return grammar
+
+    async def compile(self, place: str, grammar: str) -> None:
+        """Compile a grammar on a thread. Raises 400 for one that cannot be decoded under."""
+        try:
+            await asyncio.to_thread(self.engine.grammars.compiled, grammar)
+        except GrammarError as error:
+            raise ApiError(400, f"{place}: cannot be decoded under: {error}", param=place) from None
 
     def copies(self, body: Generation, prompt: list[int], limit: int, grammar: str | None, logprobs: int | None,
-               prompt_logprobs: bool) -> list[Request]:
+               prompt_logprobs: bool, adapter: str | None) -> list[Request]:
         """`n` requests of one prompt; copy i draws with seed + i."""
-        given = {key: value for key in ("temperature", "top_p", "top_k", "logit_bias", "presence_penalty",
-                                        "frequency_penalty") if (value := getattr(body, key)) is not None}
-        if any(not 0 <= token < self.size for token in given.get("logit_bias", ())):
-            raise ApiError(400, f"a token id is outside the vocabulary of {self.size}", param="logit_bias")
-        return [Request(tuple(prompt), limit,
-                        Sampling(**given, seed=None if body.seed is None else body.seed + copy),
-                        body.stops, body.ignore_eos, logprobs, prompt_logprobs, grammar)
-                for copy in range(body.n or 1)]
+        biases, seed = getattr(body, "biases", {}), getattr(body, "seed", None)
+        if biases and max(biases) >= self.size:
+            raise ApiError(400, f"logit_bias: a token id is outside the vocabulary of {self.size}",
+                           param="logit_bias")
+        return [Request(tuple(prompt), limit, Sampling(**body.sampling, logit_bias=biases,
+                                                       seed=None if seed is None else seed + copy),
+                        body.stops, getattr(body, "ignore_eos", False), logprobs, prompt_logprobs, grammar,
+                        **adapted(adapter))
+                for copy in range(getattr(body, "n", None) or 1)]
 
-    async def start(self, requests: list[Request], body: Generation) -> Flight:
-        """Send requests to the engine. Raises 400 for a schema it cannot decode under, 429 when its queue is full."""
-        grammar = requests[0].grammar
-        if grammar is not None:
-            try:
-                await asyncio.to_thread(self.engine.grammars.compiled, grammar)
-            except GrammarError as error:
-                raise ApiError(400, f"the schema cannot be decoded under: {error}",
-                               param=schema_field(body)) from None
-        if len(requests) > self.engine.queue + self.engine.slots:
-            raise ApiError(400, f"{len(requests)} prompts in one request; at most "
-                                f"{self.engine.queue + self.engine.slots}", param="prompt")
+
+class Call:
+    """One call of a service from its first line to the flight that answers it: `with` it the model is in use."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.departed = service, False
+
+    def __enter__(self) -> Call:
+        self.service.users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.departed:
+            self.service.release()
+
+    def depart(self, requests: list[Request]) -> Flight:
+        """Send requests to the engine; the flight releases the model. Raises 429 when the queue is full."""
+        service, loop = self.service, asyncio.get_running_loop()
+        if service.hand_over is None or service.hand_over.loop is not loop:
+            service.hand_over = HandOver(loop)
         try:
-            return Flight(self.engine, requests)
+            flight = Flight(service.engine, requests, service.hand_over, service.release)
         except Busy as busy:
             raise ApiError(429, "the queue is full", code="rate_limit_exceeded",
                            retry_after=busy.retry_after) from None
+        self.departed = True
+        return flight
 
 
-def schema_field(body: Generation) -> str:
-    """The field that a chat's schema came in."""
-    return "tools" if getattr(body, "tools", None) else "response_format"
+def adapted(adapter: str | None) -> dict[str, str]:
+    """The Request's adapter, where there is one."""
+    return {} if adapter is None else {"adapter": adapter}
 
 
-class Flight:
-    """The engine's sequences of one HTTP request: their deltas as they come, or nothing more once cancelled."""
-
-    def __init__(self, engine: Engine, requests: list[Request]) -> None:
-        self.engine, self.open = engine, len(requests)
-        self.requests = requests
-        self.loop, self.arrived = asyncio.get_running_loop(), asyncio.Queue()
-        self.sequences = engine.submit(requests, [functools.partial(self.hand_over, i) for i in range(len(requests))])
-
-    def hand_over(self, index: int, delta: Delta) -> None:
-        """Called on the engine's thread."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.arrived.put_nowait, (index, delta))
-
-    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
-        """(index of the request, delta) until all have ended; leaving early frees the engine's memory at once."""
-        try:
-            while self.open:
-                index, delta = await self.arrived.get()
-                self.open -= delta.finish is not None
-                if delta.finish == "error":
-                    raise ApiError(500, f"the engine failed: {delta.error}")
-                if delta.finish == "abort":
-                    raise ApiError(503, "the server is shutting down", retry_after=5)
-                yield index, delta
-        finally:
-            if self.open:
-                self.engine.cancel(self.sequences)
-
-    async def whole(self, http: HttpRequest) -> list[Delta]:
-        """Each request's deltas joined into one; cancelled when the client hangs up first."""
-        joined = [Delta() for _ in self.requests]
-
-        async def collect() -> None:
-            async for index, delta in self.deltas():
-                into = joined[index]
-                into.text += delta.text
-                into.tokens += delta.tokens
-                into.logprobs += delta.logprobs
-                into.prompt_logprobs += delta.prompt_logprobs
-                into.finish = delta.finish
-
-        work, gone = asyncio.create_task(collect()), asyncio.create_task(hung_up(http))
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if not work.done():
-            work.cancel()
-            raise ApiError(499, "the client closed the request")
-        work.result()
-        return joined
-
-
-async def hung_up(http: HttpRequest) -> None:
-    """Return when the client has closed its connection."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
+async def offload(small: bool, work: Callable[..., T], *given: Any) -> T:
+    """`work(*given)`: here where it is small, else on a thread, so that other answers go on."""
+    return work(*given) if small else await asyncio.to_thread(functools.partial(work, *given))
 
 
 def usage(flight: Flight, generated: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tasks.serve.engine.backend import ModelError, read_json
+from tasks.serve.engine.directory import ModelError, read_json
 
 
 class GenerationTag(jinja2.ext.Extension):

@@ -32,7 +32,7 @@ def http(server):
 
 def metric(http, name):
     return next(float(line.split()[-1]) for line in http.get("/metrics").text.splitlines()
-                if line.startswith(f"catena:{name} "))
+                if line.startswith((f"catena:{name} ", f"catena:{name}{{")))
 
 
 def settle(http):
@@ -134,8 +134,10 @@ def test_a_required_call_streamed_and_whole(ai, choice):
     call = whole.message.tool_calls[0].function
     assert call.name == "calculator" and list(json.loads(call.arguments)) == ["expression"]
     chunks = [c.choices[0] for c in ai.chat.completions.create(**ask, stream=True)]
-    (streamed,) = [c.delta.tool_calls[0].function for c in chunks if c.delta.tool_calls]
-    assert (streamed.name, streamed.arguments) == (call.name, call.arguments)
+    streamed = [c.delta.tool_calls[0] for c in chunks if c.delta.tool_calls]
+    assert (streamed[0].function.name, streamed[0].function.arguments) == (call.name, "") and streamed[0].id
+    assert {c.index for c in streamed} == {0} and not any(c.id for c in streamed[1:])
+    assert "".join(c.function.arguments for c in streamed) == call.arguments and len(streamed) > 2  # as they come
     assert chunks[-1].finish_reason == "tool_calls" and not "".join(c.delta.content or "" for c in chunks)
     back = [*USER, whole.message.model_dump(exclude_none=True),
             {"role": "tool", "tool_call_id": whole.message.tool_calls[0].id, "content": "84"}]
@@ -179,7 +181,7 @@ for _ in range(60):
     ("completions", {"prompt": None}, 400, "prompt"),
     ("completions", {}, 400, "prompt"),
     ("completions", {"prompt": []}, 400, "prompt"),
-    ("completions", {"prompt": [[]]}, 400, "prompt"),
+    ("completions", {"prompt": [[]]}, 400, "prompt.0"),
     ("completions", {"prompt": ""}, 400, "prompt"),
     ("completions", {"prompt": [-1]}, 400, None),
     ("completions", {"prompt": [999999]}, 400, "prompt"),
@@ -238,8 +240,8 @@ def test_too_large_announced_or_streamed_is_413(http):
 
 def aborted(http):
     text = http.get("/metrics").text
-    label = 'catena:request_success_total{finished_reason="abort"} '
-    return float(text.split(label)[1].split()[0]) if label in text else 0.0
+    return sum(float(line.split()[-1]) for line in text.splitlines()
+               if line.startswith("catena:request_success_total{") and 'finished_reason="abort"' in line)
 
 
 def test_hanging_up_frees_the_slots(http):

@@ -8,14 +8,15 @@ from tasks.serve import bench
 from tasks.stage import StageError
 from tests.serve.tiny import RUNTIME
 
-SMALL = bench.ServeBenchParams(prompts=4, prompt_characters=30, max_tokens=8, streams=[3])
+SMALL = bench.ServeBenchParams(prompts=4, prompt_characters=30, max_tokens=8, streams=[3], documents=2,
+                               tokens=32, min_top1=0.8, max_kl=0.05)
 
 
 def test_counts_repeat_and_hold_no_seconds(tiny, tmp_path, monkeypatch):
     timing = {}
     monkeypatch.setattr(bench.stage, "write_timing", lambda name, value: timing.update({name: value}))
     for name in ("a.json", "b.json"):
-        bench.serve_bench(tiny / "onnx", tiny / "held_out.jsonl", tmp_path / name, serve_bench=SMALL, seed=1,
+        bench.serve_bench(tiny / "int4", tiny / "held_out.jsonl", tmp_path / name, serve_bench=SMALL, seed=1,
                           runtime=RUNTIME)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     found = json.loads((tmp_path / "a.json").read_text())
@@ -45,8 +46,16 @@ def test_a_leak_between_requests_fails_the_stage():
 def test_a_broken_model_or_no_text_is_one_line(tiny, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(StageError, match="no document"):
-        bench.serve_bench(tiny / "onnx", tmp_path / "empty.jsonl", tmp_path / "m", serve_bench=SMALL, seed=1,
+        bench.serve_bench(tiny / "int4", tmp_path / "empty.jsonl", tmp_path / "m", serve_bench=SMALL, seed=1,
                           runtime=RUNTIME)
-    with pytest.raises(StageError, match="no model directory"):
+    with pytest.raises(StageError, match="no readable int4 model"):
         bench.serve_bench(tmp_path, tiny / "held_out.jsonl", tmp_path / "m", serve_bench=SMALL, seed=1,
                           runtime=RUNTIME)
+
+
+def test_what_serves_is_held_to_torch(tiny, tmp_path):
+    for limits, shown in (({"max_kl": 1e-12}, "KL"), ({"min_top1": 1.0, "max_kl": 1e-9}, "top-1")):
+        with pytest.raises(StageError, match=shown):
+            bench.beside_torch(tiny / "int4", tiny / "held_out.jsonl", SMALL.model_copy(update=limits), 1)
+    scores = bench.beside_torch(tiny / "int4", tiny / "held_out.jsonl", SMALL, 1)
+    assert 0 < scores["kl"] < 0.05 and scores["backend"] == "CpuBackend"

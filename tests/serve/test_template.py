@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from tasks.serve.engine.backend import ModelError
+from tasks.serve.engine.directory import ModelError
 from tasks.serve.template import ChatTemplate
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "tells <it>", "parameters": {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.serve.engine.backend import ModelError
+from tasks.serve.engine.directory import ModelError
 from tasks.serve.engine.text import TextStream, Vocabulary, held_back
 
 MIXED = "Grüße 中文 😀👩‍👩‍👧 naïve — end"
