@@ -28,9 +28,12 @@ class Action:
     schema: dict[str, Any]
     arguments: type[BaseModel]
     function: Callable[..., str]
+    effects: bool = False    # it changes something, or sends something out
+    outside: bool = False    # what it returns was written by others
 
     @classmethod
-    def of(cls, function: Callable[..., str], name: str | None = None) -> Action:
+    def of(cls, function: Callable[..., str], name: str | None = None, *, effects: bool = False,
+           outside: bool = False) -> Action:
         """The action of a type-hinted function. Raises TypeError where a parameter has no type."""
         hints = typing.get_type_hints(function, include_extras=True)
         fields: dict[str, Any] = {}
@@ -42,7 +45,8 @@ class Action:
         name = name or function.__name__
         model = create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
         described = (inspect.getdoc(function) or "").splitlines()
-        return cls(name, tool(name, described[0] if described else "", model), model, function)
+        return cls(name, tool(name, described[0] if described else "", model), model, function,
+                   effects, outside)
 
     def call(self, arguments: str) -> str:
         """Run the action on a JSON object of arguments. Raises ActionError in one line on any fault of them."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +13,8 @@ from tasks.agents.actions.calculator import calculator
 from tasks.agents.loop import Budget
 from tasks.agents.react import EXAMPLES, Plain, ReAct
 from tasks.agents.tools import Action
+from tests.agents import scripted
 
-spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-scripted = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(scripted)
 call, says, endpoint = scripted.call, scripted.says, scripted.endpoint
 
 BUDGET = Budget(steps=5, tokens=10_000, seconds=20, turn=64)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +16,8 @@ from tasks.agents.trials import PLAIN, Trial, passes, read_trials
 from tasks.data.evalsets import exercise_items, write
 from tasks.serve.client import ServerError
 from tasks.stage import StageError
+from tests.agents import scripted
 
-spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-scripted = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(scripted)
 
 SECTION = smoke.AgentsParams(arithmetic=6, python=2, lookup=1, system="s", plain_system="p", examples=False,
                              first="required", calls=1, turn=32, seconds=30.0)
