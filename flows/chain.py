@@ -32,11 +32,12 @@ from prefect.states import Completed, Crashed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import allow_failure
 
-from flows import artifacts, graph
+from flows import artifacts, graph, lineage
 from flows.console import Console
 from flows.stage_run import Outcome, kill_all, run_stage
 from tasks import stage as stage_process
 from tasks.params import ParamsError
+from tasks.report.lineage import processor
 
 # Stages side by side. Two: a stage spends seconds on imports, files and single-threaded parts, where the other
 # track's stage has the cores; more would only compete for them and for memory.
@@ -63,8 +64,10 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console) 
         console.line("started", name)
         outcome = run_stage(name, Path(workspace), say)
         if outcome.name == "Completed":
-            stage_process.write_timing(f"stage-{name}", {"seconds": round(outcome.seconds, 2),
-                                                         "peak_mib": outcome.peak_mib})
+            lock = (Path(workspace) / "dvc.lock").read_text(encoding="utf-8")
+            stage_process.write_timing(f"stage-{name}", {
+                "seconds": round(outcome.seconds, 2), "peak_mib": outcome.peak_mib, "entry": lineage.block(lock, name),
+                "machine": f"{processor()}, {os.cpu_count()} cores"})
     log.info("%s: %s", outcome.name, outcome.message)
     console.state(name, outcome.name, count, outcome.message)
     good = outcome.name in ("Cached", "Restored", "Completed")

@@ -35,13 +35,18 @@ def commit() -> str:
     return answer.stdout.strip()
 
 
-def machine() -> dict[str, str]:
-    """What this runs on, in words: processor, cores, memory, system, Python and the pinned packages' versions."""
+def processor() -> str:
+    """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines()
              if line.startswith("model name")] if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str]:
+    """What this runs on, in words: processor, cores, memory, system, Python and the pinned packages' versions."""
     return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
