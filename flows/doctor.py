@@ -136,7 +136,14 @@ def gpu():
     return ("ok", found[0], "") if found else ("ok", "none; the default run is for CPUs", "")
 
 
-CHECKS = (python, compiler, git, disk, memory, packages, registry, port, gpu)
+def sandbox():
+    """bubblewrap, which shuts in whole Python programs of an agent; the chain itself does without."""
+    if shutil.which("bwrap"):
+        return "ok", "bubblewrap", ""
+    return "ok", "no bubblewrap: ./run agent --programs refuses; the chain needs none (apt-get install bubblewrap)", ""
+
+
+CHECKS = (python, compiler, git, disk, memory, packages, registry, port, gpu, sandbox)
 
 
 def main():

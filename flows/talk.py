@@ -1,6 +1,6 @@
 """Chat with a model in the terminal, through the project's own server.
 
-    python -m flows.talk models/scratch/onnx        (./run chat)
+    python -m flows.talk models/scratch/int4        (./run chat)
 
 The server lives as long as the talk. A line is a turn; /new forgets what was said, /quit or the end of input ends.
 """
@@ -65,7 +65,7 @@ def main() -> int:
     """Start a server on the model, talk, stop it."""
     parser = argparse.ArgumentParser(prog="python -m flows.talk", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a served model directory, such as models/scratch/onnx")
+    parser.add_argument("model", type=Path, help="a served model directory, such as models/scratch/int4")
     model = parser.parse_args().model
     try:
         import readline  # noqa: F401  line editing and history, where the system has it

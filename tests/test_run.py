@@ -138,4 +138,4 @@ def test_serving_what_is_not_made_is_one_line(checkout):
     for command in ("serve", "chat"):
         done = run(checkout, command, "scratch", code=1)
         assert done.stderr.splitlines() == [
-            "error: models/scratch/onnx is not there: ./run makes it (tracks served here: )"]
+            "error: models/scratch/int4 is not there: ./run makes it (tracks served here: )"]

@@ -139,10 +139,17 @@ def quantization(metrics: Path) -> Table:
                          f"{one['agreement']:.3f}" + (f" (limit {limits['agreement']})" if gate else ""),
                          f"{one['top1_kept']:.1%}", f"{one['kl']:.4f}"])
     for track, found in folder(metrics / "export").items():
-        rows.append([f"{track}: ONNX beside torch int4", "", "",
-                     f"{found['top1']:.3f} (limit {found['limits']['top1']})", "",
-                     f"{found['kl']:.5f} (limit {found['limits']['kl']})"])
+        rows += [beside(f"{track}: {name} beside torch int4", one, found["limits"])
+                 for name, one in {"ONNX": found, **found["others"]}.items()]
+    for track, found in folder(metrics / "serve_bench").items():
+        one = found["beside_torch"]
+        rows.append(beside(f"{track}: served ({one['backend']}) beside torch int4", one, one["limits"]))
     return {"head": ["model", "perplexity", "ratio", "same top token", "top-1 accuracy kept", "KL, nats"], "rows": rows}
+
+
+def beside(label: str, found: dict[str, Any], limits: dict[str, float]) -> list[str]:
+    """The row of another runtime's agreement with torch."""
+    return [label, "", "", f"{found['top1']:.3f} (limit {limits['top1']})", "", f"{found['kl']:.5f} (limit {limits['kl']})"]
 
 
 def serving(metrics: Path, timing: Path) -> Table:
