@@ -157,6 +157,8 @@ REASONS = {400: "a field is wrong", 401: "the API key is missing or wrong", 403:
            404: "no such model", 405: "no such method", 409: "the new model was refused",
            413: "the body is too large", 429: "the queue is full", 500: "a fault of the server",
            503: "shutting down, or not alive"}
+EVENT = {"type": "object", "required": ["data"],      # OpenAPI 3.1 describes each event of a stream by `schema`
+         "properties": {"data": {"type": "string"}, "event": {"type": "string"}}}
 GENERATING = (400, 401, 404, 413, 429, 500, 503)
 
 
@@ -166,6 +168,6 @@ def told(answer: type[BaseModel] | None, *codes: int, streamed: bool = False,
     good: dict[str, Any] = {} if answer is None else {"model": answer}
     good["description"] = "the answer, or its events where `stream` is true" if streamed else "the answer"
     if streamed:
-        good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        good["content"] = {"text/event-stream": {"schema": EVENT}}
     return {"responses": {200: good} | {code: {"model": refusal, "description": REASONS[code]} for code in codes},
             "response_model": None}
