@@ -2,6 +2,7 @@
 import { ApiError, chat } from "./api.js";
 
 const TRIES = 6; // of a request that the server is too busy for
+const SHORT = 200; // ms: text that came within them tells no rate by its pieces
 
 export const shown = (turn, column) => {
   const tries = turn.answers[column];
@@ -130,7 +131,7 @@ function add(step, choice, clock) {
 // stand for tokens.
 function measured({ began, first, last, chunks, tokens }) {
   const count = tokens ?? chunks;
-  const pieces = chunks * 2 >= count;
+  const pieces = chunks * 2 >= count && last - first > SHORT;  // pieces that arrive together tell no rate
   const span = first === null ? 0 : last - (pieces ? first : began);
   return { first: first === null ? null : Math.round(first - began), total: Math.round(last - began), tokens: count,
     rate: count > 1 && span > 0 ? (pieces ? count - 1 : count) / span * 1000 : null };
