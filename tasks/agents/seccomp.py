@@ -10,6 +10,8 @@ from __future__ import annotations
 import platform
 import struct
 
+from tasks.agents.sandbox import SandboxUnavailable
+
 LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, RETURN = 0x20, 0x15, 0x35, 0x06   # BPF_LD|W|ABS, BPF_JMP|JEQ|K, |JGE|K, BPF_RET|K
 NUMBER, MACHINE = 0, 4                                                 # offsets in struct seccomp_data
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050001, 0x80000000               # SECCOMP_RET_ALLOW, _ERRNO|EPERM, _KILL_PROCESS
@@ -31,10 +33,11 @@ NO_SUCH_CALL = 0x00050026   # ENOSYS: libc then falls back to clone, which the n
 
 
 def program() -> bytes:
-    """The filter for this machine. Raises NotImplementedError on a processor whose call numbers are not here."""
+    """The filter for this machine. Raises SandboxUnavailable on a processor whose call numbers are not here."""
     machine = platform.machine()
     if machine not in MACHINES:
-        raise NotImplementedError(f"no seccomp filter for {machine}")
+        raise SandboxUnavailable(f"no sandbox for model-written Python: no seccomp filter for {machine}, only for "
+                                 f"{', '.join(MACHINES)}")
     column = list(MACHINES).index(machine)
     lines = [(LOAD, 0, 0, MACHINE), (JUMP_EQUAL, 1, 0, MACHINES[machine]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     if machine == "x86_64":

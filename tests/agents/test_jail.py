@@ -189,3 +189,10 @@ def test_a_bubblewrap_that_does_not_isolate_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(SandboxUnavailable, match="sandbox"):
         Jail()
+
+
+@needs_bubblewrap
+def test_a_processor_without_a_filter_is_refused(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "mips")
+    with pytest.raises(SandboxUnavailable, match="no seccomp filter for mips"):
+        Jail()
