@@ -6,7 +6,7 @@ The reference is transformers, one prompt at a time. Prompts share beginnings, s
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.quantize import formats
@@ -63,8 +63,12 @@ def test_greedy_tokens_never_depend_on_the_rest(setting, wanted, blocks, slots, 
     engine.check_empty()
 
 
-@settings(max_examples=8, deadline=None)
+# Only the kernels promise each bit. torch's products round by their shape, and a draw may fall within that rounding of
+# the border between two tokens: prompt 8 with seed 3696 does.
+@pytest.mark.parametrize("setting", ["cpu"], indirect=True)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 10_000)), min_size=1, max_size=5), st.integers(20, 40))
+@example([(8, 3696)], 20)
 def test_sampled_tokens_do_not_depend_on_them_either(setting, wanted, blocks):
     backend, draft, words, prompts, _ = setting
     requests = [Request(prompts[which], 12, Sampling(temperature=0.7, seed=seed), ignore_eos=True)
