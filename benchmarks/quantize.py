@@ -50,15 +50,17 @@ def made(name: str, full: Any, calibration: Any, quantize: QuantizeParams, direc
     return formats.load_dequantized(directory)
 
 
-def task_scores(model: Any, tokenizer: Any, evalsets: Path, items: int) -> dict[str, float]:
-    """Accuracy on `items` cloze questions and word-swap pairs of the evaluation sets."""
+def task_scores(directory: Path, kv: str, threads: int, evalsets: Path, items: int) -> dict[str, float]:
+    """Accuracy of a directory, as the engine serves it, on `items` cloze questions and word-swap pairs."""
     from tasks.evaluate import harness, items as reading
-    from tasks.evaluate.model import PackedLM
+    from tasks.evaluate.model import EngineLM
 
     shapes = {"cloze": reading.choice, "pairs": reading.pair}
     tables = {name: reading.sample(reading.read(evalsets / f"{name}.jsonl", shape), items)
               for name, shape in shapes.items()}
-    samples = harness.run_tasks(PackedLM(model, tokenizer, window=512), tables)
+    lm = EngineLM(directory, window=512, batch=1, threads=threads, kv=kv.removeprefix("kv "))
+    samples = harness.run_tasks(lm, tables)
+    lm.close()
     return {name: sum(sample["acc"] for sample in found) / len(found) for name, found in samples.items()}
 
 
@@ -149,15 +151,15 @@ def measured(full: Any, tokenizer: Any, calibration: Any, texts: dict[str, Any],
         if "prose" in scores:
             row |= {f"prose_{key}": scores["prose"][name][key] for key in ("perplexity", "kl", "agreement")}
             row["prose_ratio"] = scores["prose"][name]["perplexity_ratio"]
-        row |= task_scores(models[name], tokenizer, given.evalsets, given.items)
         own = name not in ("full", *KV)
         row["bytes"] = size(folder / name if own else given.model / "chat")
         if own:
             for file in given.model.joinpath("chat").iterdir():
                 if file.name not in ("model.safetensors", "config.json"):
                     shutil.copyfile(file, folder / name / file.name)
-        row["tokens_per_second"] = decode_rate(folder / name if own else given.model / "chat", threads,
-                                               name if name in KV else "fp16")
+        directory = folder / name if own else given.model / "chat"
+        row |= task_scores(directory, name if name in KV else "fp32", threads, given.evalsets, given.items)
+        row["tokens_per_second"] = decode_rate(directory, threads, name if name in KV else "fp16")
     return rows
 
 

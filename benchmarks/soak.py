@@ -7,7 +7,7 @@ prompts, clients that vanish in mid-stream, bodies that must be refused, and emb
 second the server's resident memory, requests and key-value memory (/metrics) are noted. At the end: load time (limit
 2 s), growth by the hour (Theil-Sen slope with its 95 % interval, first quarter left out; flat: the interval reaches
 down to 1 % of the median), key-value memory in use (0), CPU over IDLE idle seconds (below 1 % of a core), resident
-memory (weights + key-value memory + 200 MB where --kv-mb says how much that is). Every answer is checked: a wrong
+memory (weights, the fp16 keys and values of --slots whole contexts, and 200 MB). Every answer is checked: a wrong
 status or a broken stream counts as a fault. Exit code 1 where a limit is missed.
 
 Runs at nice 19 beside other work, and may be stopped and continued (kill -STOP and -CONT of its process group): it
@@ -33,6 +33,7 @@ from typing import Any
 import psutil
 
 from tasks.serve import client, load
+from tasks.serve.engine.directory import ModelError, ModelFiles, read_files
 
 KINDS = {"completion": 6, "chat": 4, "tool": 2, "long": 2, "vanish": 4, "refused": 3, "embedding": 2}  # weights
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {
@@ -184,7 +185,17 @@ def growth(rss: list[float]) -> dict[str, float]:
     return {"slope": 360 * float(slope), "least": 360 * float(least), "most": 360 * float(most)}
 
 
-def judged(soak: Soak, loaded: float, end: dict[str, float], limit_bytes: float | None) -> dict[str, dict[str, Any]]:
+def memory_limit(files: ModelFiles, slots: int) -> int:
+    """Bytes that may be resident: the weights' file, fp16 keys and values of `slots` whole contexts, OVERHEAD."""
+    config = files.config
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    token = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
+    weights = sum(file.stat().st_size for name in ("model.safetensors", "model.onnx")
+                  if (file := files.directory / name).is_file())
+    return weights + slots * files.context * token + OVERHEAD
+
+
+def judged(soak: Soak, loaded: float, end: dict[str, float], limit_bytes: float) -> dict[str, dict[str, Any]]:
     """name -> {value, limit, good} of every claim."""
     rss = [one["rss_bytes"] for one in soak.samples]
     slope = growth(rss)
@@ -194,9 +205,7 @@ def judged(soak: Soak, loaded: float, end: dict[str, float], limit_bytes: float 
         "growth_bytes_per_hour": (slope["least"], allowed),
         "kv_cache_usage_perc": (end["kv_cache_usage_perc"], 0), "requests_left": (
             end["num_requests_running"] + end["num_requests_waiting"], 0),
-        "idle_cpu": (end["idle_cpu"], IDLE_LIMIT)}
-    if limit_bytes is not None:
-        claims["rss_bytes"] = (max(rss), limit_bytes)
+        "idle_cpu": (end["idle_cpu"], IDLE_LIMIT), "rss_bytes": (max(rss), limit_bytes)}
     out = {name: {"value": value, "limit": limit, "good": value <= limit} for name, (value, limit) in claims.items()}
     out["growth_bytes_per_hour"] |= {"slope": slope["slope"], "most": slope["most"]}
     return out
@@ -235,16 +244,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kv-mb", type=float, help="key-value memory of --slots, to check resident memory against")
     parser.add_argument("--plot", type=Path, help="PNG to write")
     given = parser.parse_args()
     if not given.model.is_dir():
         parser.error(f"{given.model} is no model directory")
     if not 0.1 <= given.minutes <= 10_000 or min(given.clients, given.threads, given.slots) < 1:
         parser.error("--minutes must be 0.1 to 10000; --clients, --threads and --slots 1 or more")
-    weights = sum(file.stat().st_size for name in ("model.safetensors", "model.onnx")
-                  if (file := given.model / name).is_file())
-    limit = weights + 1e6 * given.kv_mb + OVERHEAD if given.kv_mb is not None else None
+    try:
+        limit = memory_limit(read_files(given.model), given.slots)
+    except ModelError as error:
+        sys.exit(f"error: {error}")
     os.nice(19)
     began = time.perf_counter()
     try:

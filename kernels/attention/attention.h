@@ -86,12 +86,12 @@ template <int KIND, int VECTORS, int COUNT> inline void score_pages(const Tile& 
 #pragma GCC unroll 16
     for (int c = 0; c < COUNT; c++) {
         Floats scale = fill(1.f);
-        if constexpr (KIND != 16)
+        if constexpr (KIND < 16)
             scale = load_half((const uint16_t*)(pages[c] + key_bytes(KIND, tile.head_dim)
                                                 + value_bytes(KIND, tile.head_dim)));
 #pragma GCC unroll 16
         for (int i = 0; i < VECTORS; i++) {
-            const Floats x = KIND == 16 ? s[i][c] : mul(s[i][c], scale);
+            const Floats x = KIND >= 16 ? s[i][c] : mul(s[i][c], scale);
             store(tile.p + i * SEGMENT + (from + c) * PAGE, x);
         }
     }
@@ -116,7 +116,7 @@ template <int KIND> inline void weigh(const Tile& tile, int vector) {
         const Floats weight = exp2(sub(load(p + c * PAGE), most));
         total = add(total, weight);
         Floats scaled = weight;
-        if constexpr (KIND != 16)
+        if constexpr (KIND < 16)
             scaled = mul(weight, load_half((const uint16_t*)(tile.pages[c] + key_bytes(KIND, tile.head_dim)
                                                              + value_bytes(KIND, tile.head_dim)) + PAGE));
         store(p + c * PAGE, scaled);
@@ -234,7 +234,8 @@ struct TileRun {
     int begin(int from) {
         const int dim = tile.head_dim, kind = given.pages.kind, left = given.rows * given.group - from;
         at = from, vectors = left < TILE ? left : TILE, computed = vectors;
-        kernel = kind == 16 ? kernel_of<16>(computed) : kind == 8 ? kernel_of<8>(computed) : kernel_of<4>(computed);
+        kernel = kind == 32 ? kernel_of<32>(computed) : kind == 16 ? kernel_of<16>(computed)
+                 : kind == 8 ? kernel_of<8>(computed) : kernel_of<4>(computed);
         for (int i = 0; i < computed; i++) {
             const int vector = at + (i < vectors ? i : vectors - 1);
             const float* const from = given.q + vector / given.group * given.q_row_stride

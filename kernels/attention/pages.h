@@ -1,4 +1,4 @@
-// Keys and values in pages: 16 tokens of K and V of one key/value head, in fp16, int8 or int4.
+// Keys and values in pages: 16 tokens of K and V of one key/value head, in fp32, fp16, int8 or int4.
 //
 //   K    [head_dim][16]        transposed, so that one load is one dimension of 16 tokens
 //   V    [16][padded head_dim] a row a token, padded to a multiple of 32 values
@@ -17,7 +17,7 @@ namespace CATENA_ISA {
 
 struct Pages {  // one layer; the page of (block b, key/value head h) lies at base + (b * kv_heads + h) * page_bytes
     void* base;
-    int kv_heads, head_dim, kind;  // kind: 16 fp16, 8 int8, 4 int4, head_dim a multiple of 16 up to 256
+    int kv_heads, head_dim, kind;  // kind: 32 fp32, 16 fp16, 8 int8, 4 int4; head_dim a multiple of 16 up to 256
     size_t page_bytes;
 };
 
@@ -33,7 +33,7 @@ inline size_t key_bytes(int kind, int head_dim) { return size_t(PAGE) * head_dim
 inline size_t value_bytes(int kind, int head_dim) { return size_t(PAGE) * padded(head_dim) * kind / 8; }
 
 inline size_t attention_page_bytes(int kind, int head_dim) {
-    return key_bytes(kind, head_dim) + value_bytes(kind, head_dim) + (kind == 16 ? 0 : 2 * PAGE * sizeof(uint16_t));
+    return key_bytes(kind, head_dim) + value_bytes(kind, head_dim) + (kind >= 16 ? 0 : 2 * PAGE * sizeof(uint16_t));
 }
 
 inline uint8_t* page(const Pages& pages, int block, int kv_head) {
@@ -42,7 +42,10 @@ inline uint8_t* page(const Pages& pages, int block, int kv_head) {
 
 // Dimensions d and d + 1 of a page's 16 keys, without their scales; d is even.
 template <int KIND> inline void keys(const uint8_t* page, int d, Table levels, Floats& even, Floats& odd) {
-    if constexpr (KIND == 16) {
+    if constexpr (KIND == 32) {
+        even = load((const float*)page + d * PAGE);
+        odd = load((const float*)page + d * PAGE + PAGE);
+    } else if constexpr (KIND == 16) {
         even = load_half((const uint16_t*)page + d * PAGE);
         odd = load_half((const uint16_t*)page + d * PAGE + PAGE);
     } else if constexpr (KIND == 8) {
@@ -55,7 +58,10 @@ template <int KIND> inline void keys(const uint8_t* page, int d, Table levels, F
 
 // 32 values, from dimension d on, of a row of V, without their scale; d is a multiple of 32.
 template <int KIND> inline void values(const uint8_t* row, int d, Table levels, Floats& low, Floats& high) {
-    if constexpr (KIND == 16) {
+    if constexpr (KIND == 32) {
+        low = load((const float*)row + d);
+        high = load((const float*)row + d + LANES);
+    } else if constexpr (KIND == 16) {
         low = load_half((const uint16_t*)row + d);
         high = load_half((const uint16_t*)row + d + LANES);
     } else if constexpr (KIND == 8) {
@@ -155,7 +161,10 @@ inline void kv_store(const Pages& pages, int block, int slot, int kv_head, const
     uint8_t* const ks = page(pages, block, kv_head);
     uint8_t* const vs = ks + key_bytes(pages.kind, dim);
     uint16_t* const scales = (uint16_t*)(vs + value_bytes(pages.kind, dim));
-    if (pages.kind == 16) {
+    if (pages.kind == 32) {
+        for (int d = 0; d < dim; d++) ((float*)ks)[d * PAGE + slot] = k[d];
+        std::memcpy((float*)vs + slot * width, v, dim * sizeof(float));
+    } else if (pages.kind == 16) {
         for (int d = 0; d < dim; d++) ((uint16_t*)ks)[d * PAGE + slot] = bounded_half(k[d]);
         for (int d = 0; d < dim; d++) ((uint16_t*)vs)[slot * width + d] = bounded_half(v[d]);
     } else if (pages.kind == 8) {

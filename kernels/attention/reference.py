@@ -1,6 +1,6 @@
 """The attention operator's reference: what a page of each kind keeps of keys and values, and causal attention over it.
 
-`read_back` is the layout's arithmetic (kernels/attention/pages.h): fp16; int8 with one scale a token; int4 as the 16
+`read_back` is the layout's arithmetic (kernels/attention/pages.h): fp32; fp16; int8 with one scale a token; int4 as the 16
 levels that are best for a Gaussian (Max 1960; Lloyd 1957), after a Hadamard rotation that makes it one (QuaRot, arXiv
 2404.00456). It is what the C++ kernel stores, so it also measures what a kind costs a model, without the kernel.
 """
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import torch
 
-KINDS = {"fp16": 16, "int8": 8, "int4": 4}
+KINDS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 HALF_LEVELS = (0.1284, 0.3880, 0.6568, 0.9423, 1.2562, 1.6181, 2.0690, 2.7326)
 LARGEST, SMALLEST = 65504.0, 2.0 ** -24  # of fp16
 
 
 def read_back(x: torch.Tensor, kind: int) -> torch.Tensor:
-    """What a page of `kind` (16, 8 or 4 bits) returns for keys or values x [..., head_dim] of float32, each vector by
+    """What a page of `kind` (32, 16, 8 or 4 bits) returns for keys or values x [..., head_dim] of float32, each vector by
     itself. Raises ValueError on another kind or a head_dim that is no multiple of 16."""
     if x.shape[-1] % 16:
         raise ValueError(f"head_dim {x.shape[-1]} is no multiple of 16: the pages cannot hold it")
+    if kind == 32:
+        return x
     if kind == 16:
         return x.clamp(-LARGEST, LARGEST).half().to(x.dtype)
     if kind == 8:

@@ -1,4 +1,9 @@
 // Sixteen floats as one value on each instruction set.
+//
+// kernels/simd has vectors too, as wide as a register: the linear layers cut their panels and tiles by that width. Here
+// a value is always the 16 tokens of a page, on AVX2 two registers and on a plain processor an array, so that sums fold
+// in one order on every path. With these the linear layers' tiles would not fit AVX2's registers; with those attention
+// would have an order of sums for each instruction set.
 #pragma once
 
 #include <cmath>

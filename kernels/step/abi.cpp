@@ -1,4 +1,5 @@
-// The C ABI: a session is a model, its threads, its keys and values. Functions return 0, or 1 where memory ran out.
+// The C ABI: a session is a model, its threads, its keys and values. Functions return 0, 1 where memory ran out,
+// or 2 where the embedding's file is cut short.
 
 #include <cstdlib>
 #include <cstring>
@@ -65,7 +66,20 @@ int catena_step(Session* session, const catena::Step* step) {
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;
+    } catch (const catena::Unread&) {
+        return 2;
     }
+}
+
+// Block targets[i] of every layer becomes what block sources[i] holds.
+void catena_copy(Session* session, int count, const int32_t* sources, const int32_t* targets) {
+    const catena::Model& m = session->model;
+    const size_t block = m.kv_heads * session->operators.page_bytes(m.kv_kind, m.head_dim);
+    session->pool.share((int64_t)m.layers * count, [&](int64_t item, int) {
+        const size_t layer = item / count * m.blocks, i = item % count;
+        std::memcpy(session->pages.at((layer + targets[i]) * block), session->pages.at((layer + sources[i]) * block),
+                    block);
+    });
 }
 
 catena::Pool* catena_threads(int threads) { return new catena::Pool(threads); }

@@ -12,12 +12,16 @@ extern "C" struct Model {
     int32_t vocabulary, hidden, inner, layers, heads, kv_heads, head_dim, context;
     int32_t blocks, kv_kind, embedding_kind;  // kinds: kernels/attention; 16 bf16, 17 fp16, 32 fp32
     float eps;
-    const void* embedding;   // [vocabulary, hidden]
+    const void* embedding;   // [vocabulary, hidden]; or null: rows are read from the file at the end
     const float* norms;      // [2 * layers + 1, hidden padded]: before attention, before the MLP, ..., last
     const float* cosines;    // [context, head_dim / 2]
     const float* sines;
     const Linear* linears;   // [4 * layers + 1]: q k v, o, gate and up interleaved by 16, down, ..., head
+    int64_t embedding_at;    // bytes before the first row
+    int32_t embedding_file;  // its descriptor
 };
+
+struct Unread {};  // thrown where a row of the embedding cannot be read from its file
 
 // `rows` tokens; a sequence's stand together at consecutive positions. `spans` [sequences + 1] are the first rows.
 extern "C" struct Step {

@@ -1,6 +1,6 @@
 """A Llama at work in the C++ kernels: the ctypes face of kernels/step/abi.cpp, arguments checked.
 
-`Weights` are arrays that stay in memory as long as the session lives; nothing is copied.
+`Weights` are arrays that stay in memory, and a file that stays open, as long as the session lives.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from dataclasses import dataclass, field
+from io import FileIO
 
 import numpy as np
 
@@ -27,7 +28,8 @@ class _Model(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_int32) for name in (
         "vocabulary", "hidden", "inner", "layers", "heads", "kv_heads", "head_dim", "context", "blocks", "kv_kind",
         "embedding_kind")), ("eps", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("embedding", "norms", "cosines", "sines", "linears"))]
+        *((name, ctypes.c_void_p) for name in ("embedding", "norms", "cosines", "sines", "linears")),
+        ("embedding_at", ctypes.c_int64), ("embedding_file", ctypes.c_int32)]
 
 
 class _Step(ctypes.Structure):
@@ -59,10 +61,18 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """An array that stays in its file, `at` bytes from the beginning; a step reads the rows it wants."""
+
+    file: FileIO
+    at: int
+
+
+@dataclass(frozen=True)
 class Weights:
     """Arrays of a model: embedding [vocabulary, hidden] of a floating kind, norms float32 [2 layers + 1, hidden]."""
 
-    embedding: np.ndarray
+    embedding: np.ndarray | Stored
     embedding_kind: int
     norms: np.ndarray
     linears: list[Packed] = field(default_factory=list)  # for each layer q k v, o, gate and up, down; then the head
@@ -96,10 +106,12 @@ class Session:
         cosines, sines = rotations(shape)
         linears = (_Linear * len(weights.linears))(*map(_linear, weights.linears))
         self.kept = (weights, norms, cosines, sines, linears)
+        stored = weights.embedding if isinstance(weights.embedding, Stored) else None
         model = _Model(shape.vocabulary, shape.hidden, shape.inner, shape.layers, shape.heads, shape.kv_heads,
                        shape.head_dim, shape.context, blocks, kv_kind, weights.embedding_kind, shape.eps,
-                       _address(weights.embedding), _address(norms), _address(cosines), _address(sines),
-                       ctypes.addressof(linears))
+                       None if stored else _address(weights.embedding), _address(norms), _address(cosines),
+                       _address(sines), ctypes.addressof(linears), stored.at if stored else 0,
+                       stored.file.fileno() if stored else -1)
         self.lock = threading.Lock()  # steps, new adapters and the end follow one another, whoever calls
         self.adapters: list[tuple] = []
         self.low_ranks = (_LowRank * 0)()
@@ -120,11 +132,26 @@ class Session:
         if getattr(self, "handle", None):
             self.close()
 
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Let blocks `targets` hold what blocks `sources` hold, int32 [n] each; no target is a source as well."""
+        sources, targets = whole("sources", sources, np.int32), whole("targets", targets, np.int32)
+        if len(sources) != len(targets) or np.intersect1d(sources, targets).size:
+            raise ValueError("sources and targets must be as many, and no block both")
+        for name, found in (("sources", sources), ("targets", targets)):
+            if found.size and not 0 <= found.min() <= found.max() < self.blocks:
+                raise ValueError(f"{name}: blocks are 0 to {self.blocks - 1}")
+        with self.lock:
+            if not self.handle:
+                raise ValueError("the session is closed")
+            self.library.catena_copy(self.handle, len(sources), ctypes.c_void_p(_address(sources)),
+                                     ctypes.c_void_p(_address(targets)))
+
     def step(self, tokens: np.ndarray, positions: np.ndarray, sequences: np.ndarray, block_table: np.ndarray,
              rows: np.ndarray, *, adapters: np.ndarray | None = None, states: bool = False) -> np.ndarray:
         """Logits float32 [len(rows), vocabulary] of one step, or its final states [len(rows), hidden].
 
-        See tasks/serve/engine/backend.py for the arguments. Raises ValueError naming what is wrong with one.
+        See tasks/serve/engine/backend.py for the arguments. Raises ValueError naming what is wrong with one, OSError
+        where the embedding's file does not hold a row.
         """
         tokens, positions, sequences, rows = (
             whole(name, value, np.int64) for name, value in (("tokens", tokens), ("positions", positions),
@@ -145,8 +172,11 @@ class Session:
                          _address(positions), _address(starts), _address(tables), _address(table), _address(rows),
                          None if used is None else _address(used), ctypes.addressof(self.low_ranks), self.most_rank,
                          None if states else where, where if states else None)
-            if self.library.catena_step(self.handle, ctypes.byref(step)):
-                raise MemoryError(f"no memory for a step of {len(tokens)} tokens")
+            failed = self.library.catena_step(self.handle, ctypes.byref(step))
+        if failed == 1:
+            raise MemoryError(f"no memory for a step of {len(tokens)} tokens")
+        if failed:
+            raise OSError(f"{self.kept[0].embedding.file.name} has been cut short since it was opened: start again")
         return out
 
     def add_adapter(self, layers: list[tuple[np.ndarray, np.ndarray] | None]) -> int:

@@ -5,7 +5,10 @@
 //   norm and quantize; gate, up and SwiGLU; quantize; down into the residual.
 #pragma once
 
+#include <atomic>
 #include <exception>
+
+#include <unistd.h>
 
 #include "buffers.h"
 #include "model.h"
@@ -17,6 +20,8 @@ using catena::Growing;
 
 constexpr int QUERY_ROWS = 16;  // rows of a sequence that one item of attention takes
 
+constexpr int SHARES = 4;  // items of attention a thread; with fewer, long ones are split so that all threads have some
+
 constexpr int FETCHED_PAGES = 96;  // of a layer's keys and values: what the second-level caches hold beside weights
 
 inline int64_t padded(int64_t size) { return (size + 15) / 16 * 16; }
@@ -26,10 +31,16 @@ struct Activations {
     Growing<float> residual, projected, attended, gated, row_scales, values, scratch, inner_ranks;
     Growing<int8_t> levels;
     Growing<int32_t> sums;
+    Growing<float> partials;
 };
 
-struct Attention {  // an item: `rows` rows of span `span` from row `row`
-    int span, row, rows;
+struct Attention {  // an item: `rows` rows of span `span` from row `row`, their positions in `segments` parts
+    int span, row, rows, segments;
+    int64_t partials;  // where its first head's results of each segment lie, floats
+};
+
+struct Part {  // segment `segment` of item `item`
+    int item, segment;
 };
 
 class Running {
@@ -58,8 +69,9 @@ class Running {
         for (int span = 0; span < s.spans; span++) {
             const int end = s.span_starts[span + 1];
             for (int row = s.span_starts[span]; row < end; row += QUERY_ROWS)
-                items[items_++] = {span, row, end - row < QUERY_ROWS ? end - row : QUERY_ROWS};
+                items[items_++] = {span, row, end - row < QUERY_ROWS ? end - row : QUERY_ROWS, 1, 0};
         }
+        if (pool.threads() > 1 && (int64_t)items_ * m.kv_heads < (int64_t)SHARES * pool.threads()) split(memory);
     }
 
     void run() {
@@ -81,6 +93,28 @@ class Running {
     }
 
   private:
+    // Cut the items into segments of the positions they see. Bits do not change: attend takes the same segments.
+    void split(Activations& memory) {
+        int64_t floats = 0;
+        for (int item = 0; item < items_; item++) {
+            Attention& a = items[item];
+            a.segments = (int)(s.positions[a.row] + a.rows - 1) / attention::SEGMENT + 1;
+            a.partials = floats;
+            floats += m.kv_heads * a.segments * part_floats(a);
+            parts_ += a.segments;
+        }
+        if (parts_ == items_) return;
+        partials = memory.partials.get(floats);
+        parts = attention_parts.get(parts_);
+        left = segments_left.get((size_t)items_ * m.kv_heads);
+        for (int item = 0, part = 0; item < items_; item++)
+            for (int segment = 0; segment < items[item].segments; segment++) parts[part++] = {item, segment};
+    }
+
+    int64_t part_floats(const Attention& a) const {
+        return (int64_t)a.rows * (m.heads / m.kv_heads) * attention::attention_partial_floats(m.head_dim);
+    }
+
     Rows rows_of(const catena::Linear& w, int count) const {
         Rows rows = levels;
         rows.count = count;
@@ -102,19 +136,28 @@ class Running {
     void embed() {
         each_row(s.rows, [&](int row, int thread) {
             float* to = x + row * hidden;
-            const int64_t from = s.tokens[row] * m.hidden;
+            const char* from = stored_row(s.tokens[row], norm_scratch(thread));
             if (m.embedding_kind == 32) {
-                std::memcpy(to, (const float*)m.embedding + from, m.hidden * sizeof(float));
+                std::memcpy(to, from, m.hidden * sizeof(float));
             } else {
                 for (int i = 0; i < m.hidden; i += WIDTH) {
                     uint16_t lanes[WIDTH] = {};
                     const int left = m.hidden - i < WIDTH ? m.hidden - i : WIDTH;
-                    std::memcpy(lanes, (const uint16_t*)m.embedding + from + i, left * sizeof(uint16_t));
+                    std::memcpy(lanes, from + i * sizeof(uint16_t), left * sizeof(uint16_t));
                     store(to + i, m.embedding_kind == 16 ? from_bfloat(lanes) : from_half(lanes));
                 }
             }
             for (int64_t i = m.hidden; i < hidden; i++) to[i] = 0;
         });
+        if (unread) throw catena::Unread();
+    }
+
+    // A token's row of the embedding as it is stored; `room`, of `hidden` floats, takes it where it lies in a file.
+    const char* stored_row(int64_t token, float* room) {
+        const int64_t bytes = (int64_t)m.hidden * (m.embedding_kind == 32 ? sizeof(float) : sizeof(uint16_t));
+        if (m.embedding) return (const char*)m.embedding + token * bytes;
+        if (pread(m.embedding_file, room, bytes, m.embedding_at + token * bytes) != bytes) unread = true;
+        return (const char*)room;
     }
 
     static Tile tile_of(int rows, int row) {
@@ -216,6 +259,7 @@ class Running {
         const int group = m.heads / m.kv_heads;
         const float scale = 1 / std::sqrt((float)m.head_dim);
         const int64_t stride = padded(width);
+        if (parts) return attend_parts(from, group, scale, stride);
         pool.share((int64_t)items_ * m.kv_heads, [&](int64_t item, int thread) {
             const Attention& a = items[item / m.kv_heads];
             const int head = (int)(item % m.kv_heads);
@@ -223,6 +267,26 @@ class Running {
             attention::attend(from, head, table(a.span), (int)s.positions[a.row], projected + a.row * qkv + column,
                               a.rows, group, qkv, attended + a.row * stride + column, stride, scale,
                               scratch + thread * (scratch_floats + hidden));
+        });
+    }
+
+    // A segment an item; whoever ends an item's last one combines them, in their order.
+    void attend_parts(const attention::Pages& from, int group, float scale, int64_t stride) {
+        for (int i = 0; i < items_ * m.kv_heads; i++)
+            std::atomic_init(left + i, items[i / m.kv_heads].segments);
+        pool.share((int64_t)parts_ * m.kv_heads, [&](int64_t unit, int thread) {
+            const Part& part = parts[unit / m.kv_heads];
+            const Attention& a = items[part.item];
+            const int head = (int)(unit % m.kv_heads);
+            const int64_t column = (int64_t)head * group * m.head_dim, floats = part_floats(a);
+            float* const results = partials + a.partials + head * a.segments * floats;
+            attention::attend_segment(from, head, table(a.span), (int)s.positions[a.row],
+                                      projected + a.row * qkv + column, a.rows, group, qkv, part.segment,
+                                      results + part.segment * floats, scale,
+                                      scratch + thread * (scratch_floats + hidden));
+            if (left[part.item * m.kv_heads + head].fetch_sub(1, std::memory_order_acq_rel) == 1)
+                attention::combine(from, results, a.segments, a.rows, group, attended + a.row * stride + column,
+                                   stride);
         });
     }
 
@@ -254,6 +318,13 @@ class Running {
     Growing<Attention> attention_items;
     Attention* items;
     int items_ = 0;
+    Growing<Part> attention_parts;
+    Growing<std::atomic<int>> segments_left;
+    Part* parts = nullptr;        // null: no item is split
+    std::atomic<int>* left;       // segments that an (item, head) still lacks
+    float* partials;
+    int parts_ = 0;
+    std::atomic<bool> unread{false};
 };
 
 }  // namespace ISA

@@ -165,18 +165,6 @@ def test_the_gate_names_figure_and_limit(scores, said):
         gate.judge(scores, GATE)
 
 
-@pytest.fixture
-def inputs(tmp_path):
-    """A model directory, a corpus and held-out text."""
-    tokenizer = byte_tokenizer()
-    checkpoint.save(small_llama(vocab_size=len(tokenizer)), tokenizer, tmp_path / "chat")
-    (tmp_path / "corpus").mkdir()
-    for file, words in (("corpus/00000.jsonl", "to be or not to be "), ("held_out.jsonl", "that is the question ")):
-        line = {"id": "a", "metadata": {"language": "en"}, "text": words * 20}
-        (tmp_path / file).write_text(json.dumps(line) + "\n" + json.dumps(line | {"id": "b"}) + "\n")
-    return tmp_path
-
-
 def run(inputs, **changes):
     stage_module.awq(inputs / "chat", inputs / "corpus", inputs / "held_out.jsonl", inputs / "int4", inputs / "m.json",
                      quantize=QUANTIZE.model_copy(update={"windows": 2, "gate": GATE.model_copy(update={"windows": 2}),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks.quantize import export as exporting
-from tasks.quantize import compressed, formats, gguf_file, onnx_graph, parity
+from tasks.quantize import compressed, formats, gguf_file, onnx_file, onnx_graph, parity
 from tasks.stage import StageError
 from tests.serve import tiny as making
 
@@ -82,16 +82,16 @@ def test_the_gate_sees_a_wrong_weight(made, tmp_path, form):
     shutil.copytree(made / form, tmp_path / form)
     config = json.loads((made / "onnx/config.json").read_text())
     if form == "onnx":
-        exporting.save(exporting.graph_of(stored), tmp_path / "onnx/model.onnx")
+        onnx_file.save(onnx_file.graph_of(stored), tmp_path / "onnx/model.onnx")
     elif form == "compressed":
         compressed.write_int4(stored, tmp_path / "compressed")
     else:
         gguf_file.write(stored, made / "int4", tmp_path / "gguf/model.gguf")
 
     def read(root):
-        return {"onnx": lambda: exporting.onnx_reader(root / "onnx/model.onnx", config, 1),
-                "compressed": lambda: exporting.compressed_reader(root / "compressed"),
-                "gguf": lambda: exporting.transformers_reader(root / "gguf", gguf_file="model.gguf")}[form]()
+        return {"onnx": lambda: onnx_file.reader(root / "onnx/model.onnx", config, 1),
+                "compressed": lambda: parity.compressed_reader(root / "compressed"),
+                "gguf": lambda: parity.transformers_reader(root / "gguf", gguf_file="model.gguf")}[form]()
 
     texts = [np.arange(20, 60)]
     expected = [parity.log_probabilities(formats.load_dequantized(made / "int4"), texts[0])]
@@ -100,8 +100,8 @@ def test_the_gate_sees_a_wrong_weight(made, tmp_path, form):
 
 
 def test_external_data_beyond_the_protobuf_limit(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "PROTOBUF_LIMIT", 1000)
-    exporting.save(exporting.graph_of(formats.read(made / "int4")), tmp_path / "model.onnx")
+    monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", 1000)
+    onnx_file.save(onnx_file.graph_of(formats.read(made / "int4")), tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx.data").stat().st_size > (tmp_path / "model.onnx").stat().st_size
     config = json.loads((made / "onnx/config.json").read_text())
     one, _ = run_plain(tmp_path / "model.onnx", config, np.arange(20, 30))
