@@ -1,6 +1,7 @@
 """The server: OpenAI's and Anthropic's APIs over one or more model directories.
 
     python -m tasks.serve.api models/smollm2/int4 [NAME=DIR ...] [--adapter NAME=DIR] [--port 8000] [--threads 2]
+        [--trace data/index]
 
 The `model` field of a request names the model (the directory's last two parts, or NAME); the first one answers where
 none is named. A directory given as a symbolic link is watched: when it points elsewhere, the new model takes over
@@ -20,11 +21,13 @@ from pathlib import Path
 import uvicorn
 
 from tasks import params, stage
+from tasks.data.trace import TraceError
 from tasks.serve.app import application
 from tasks.serve.engine.backend import BACKENDS, KV
 from tasks.serve.engine.directory import ModelError
 from tasks.serve.engine.start import Options
 from tasks.serve.registry import Registry
+from tasks.serve.trace import Tracer
 
 DRAIN = 30
 HAND_BACK = 0.0005  # seconds; the engine's thread waits this long at most for the event loop's bytecode
@@ -44,15 +47,17 @@ class Server(uvicorn.Server):
 
 
 def serve(models: dict[str, Path], adapters: dict[str, Path], runtime: params.Runtime, port: int, threads: int,
-          slots: int, options: Options) -> None:
-    """Load the models and serve them until SIGTERM or Ctrl-C. Raises ModelError, or OSError where the port is taken."""
+          slots: int, options: Options, index: Path | None = None) -> None:
+    """Load the models and serve them until SIGTERM or Ctrl-C. Raises ModelError, TraceError where there is no `index`,
+    or OSError where the port is taken."""
+    tracer = Tracer(index) if index else None
     family = socket.AF_INET6 if ":" in runtime.host else socket.AF_INET
     with socket.create_server((runtime.host, port), family=family) as listening:
         registry = Registry(models, adapters, threads=threads, slots=slots, options=options)
         sys.setswitchinterval(HAND_BACK)
         address = f"http://{f'[{runtime.host}]' if family == socket.AF_INET6 else runtime.host}"
         url = f"{address}:{listening.getsockname()[1]}/v1"
-        config = uvicorn.Config(application(registry, runtime.api_key), log_level="warning", access_log=False,
+        config = uvicorn.Config(application(registry, runtime.api_key, tracer), log_level="warning", access_log=False,
                                 timeout_graceful_shutdown=DRAIN)
         context = registry.find().service.context
         names = ", ".join(target.name for target in registry.targets())
@@ -87,6 +92,8 @@ def main() -> None:
     parser.add_argument("--backend", choices=BACKENDS, help="force one, in place of the best there is")
     parser.add_argument("--tensor-parallel", type=int, default=1, metavar="RANKS", help="processes that share the model")
     parser.add_argument("--speculate", metavar="ngram|DIR", help="guess ahead: from the text itself, or by a draft model")
+    parser.add_argument("--trace", type=Path, metavar="DIR",
+                        help="index of the training documents (data/index): the chat page tells an answer's sources")
     parser.add_argument("--private", action="store_true",
                         help="for the process that starts it alone: loopback, no key, ends when that process ends")
     given = parser.parse_args()
@@ -108,8 +115,8 @@ def main() -> None:
         if both:
             raise ModelError(f"an adapter is named {sorted(both)[0]!r} like a model: give it as NAME=DIR")
         options = Options(given.kv, given.backend, given.tensor_parallel, given.speculate)
-        serve(models, adapters, runtime, port, threads, slots, options)
-    except ModelError as error:
+        serve(models, adapters, runtime, port, threads, slots, options, given.trace)
+    except (ModelError, TraceError) as error:
         sys.exit(stage.fail(1, str(error)))
     except OSError as error:
         sys.exit(stage.fail(1, f"cannot listen on {runtime.host}:{port}: {error.strerror}: choose another --port"))

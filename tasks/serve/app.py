@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from tasks.serve import documents, messages, openai_api, responses, web
+from tasks.serve import documents, messages, openai_api, responses, trace, web
 from tasks.serve.engine.directory import ModelError
 from tasks.serve.errors import ApiError
 from tasks.serve.limits import Guard
@@ -32,8 +32,9 @@ class SwapBody(BaseModel):
     model: str
 
 
-def application(registry: Registry, api_key: str | None = None) -> FastAPI:
-    """The ASGI application over `registry`; with `api_key`, only for those who send it."""
+def application(registry: Registry, api_key: str | None = None, tracer: trace.Tracer | None = None) -> FastAPI:
+    """The ASGI application over `registry`; with `api_key`, only for those who send it; with `tracer`, answers are
+    traced to training documents."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +61,8 @@ def application(registry: Registry, api_key: str | None = None) -> FastAPI:
 
     @app.get("/v1/models", **documents.told(documents.Cards, 401))
     def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [target.card() for target in registry.targets()]})
+        return JSONResponse({"object": "list", "data": [target.card() for target in registry.targets()],
+                             "trace": tracer is not None})
 
     @app.get("/v1/models/{name:path}", **documents.told(documents.Card, 401, 404))
     def model(name: str) -> JSONResponse:
@@ -91,6 +93,7 @@ def application(registry: Registry, api_key: str | None = None) -> FastAPI:
 
     for part in (openai_api, responses, messages):
         part.routes(app, registry)
+    trace.routes(app, tracer)
     web.add(app)
     app.openapi = lambda: described(app, FastAPI.openapi(app), api_key)
     return app

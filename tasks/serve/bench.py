@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 import openai
 import psutil
-import torch
 from pydantic import Field
-from tokenizers import Tokenizer
 
 from tasks import params, progress, stage
-from tasks.quantize import formats, parity
+from tasks.finetune import environment
 from tasks.serve import client, load
 from tasks.serve.engine import backend as backends
 from tasks.serve.engine.directory import ModelError, read_files
@@ -68,7 +66,7 @@ def serve_bench(model: Input, held_out: Input, metrics: Output, *, serve_bench: 
                 runtime: params.Runtime) -> None:
     """Run every round and check, write the counts. Raises StageError when a request fails or the batch leaks."""
     wanted = prompts(held_out, serve_bench, seed)
-    computed = beside_torch(model, held_out, serve_bench, runtime.threads)
+    computed = beside_torch(model, held_out, serve_bench, runtime)
     started = time.perf_counter()
     try:
         with client.process(model, threads=runtime.threads, slots=max(serve_bench.streams)) as (server, url):
@@ -84,18 +82,23 @@ def serve_bench(model: Input, held_out: Input, metrics: Output, *, serve_bench: 
     check(found)
 
 
-def beside_torch(model: Path, held_out: Path, limits: ServeBenchParams, threads: int) -> dict[str, Any]:
+def beside_torch(model: Path, held_out: Path, limits: ServeBenchParams, runtime: params.Runtime) -> dict[str, Any]:
     """Top-1 agreement and KL of what serves `model` against its dequantized weights in torch.
 
     Raises StageError where a limit is missed, or the directory cannot be served.
     """
-    torch.set_num_threads(threads)
+    environment.prepare(runtime, environment.SHORT_SPIN)
+    import torch
+    from tokenizers import Tokenizer
+
+    from tasks.quantize import formats, parity
+
     reference = formats.load_dequantized(model)
     texts = parity.held_out_tokens(held_out, Tokenizer.from_file(str(model / "tokenizer.json")), limits.documents,
                                    min(limits.tokens, reference.config.max_position_embeddings))
     expected = [parity.log_probabilities(reference, tokens) for tokens in progress.track(texts, what="torch")]
     try:
-        serving = backends.load(read_files(model), threads=threads, slots=1)
+        serving = backends.load(read_files(model), threads=runtime.threads, slots=1)
     except ModelError as error:
         raise StageError(str(error)) from None
     table = np.arange(serving.blocks, dtype=np.int32)[None]
@@ -106,10 +109,7 @@ def beside_torch(model: Path, held_out: Path, limits: ServeBenchParams, threads:
 
     scores = parity.compare(run, expected, texts)
     serving.close()
-    if not (scores["top1"] >= limits.min_top1 and scores["kl"] <= limits.max_kl):  # so that NaN fails too
-        raise StageError(f"serve_bench: what serves {model} and torch differ: top-1 {scores['top1']:.4f} (at least "
-                         f"{limits.min_top1}), KL {scores['kl']:.5f} (at most {limits.max_kl}): the kernels are wrong, "
-                         "or serve_bench.min_top1 / max_kl is too tight for this model")
+    parity.judge(f"what serves {model}", scores, limits, "serve_bench")
     return scores | {"backend": type(serving).__name__, "limits": {"top1": limits.min_top1, "kl": limits.max_kl}}
 
 

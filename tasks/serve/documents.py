@@ -49,8 +49,11 @@ class Card(BaseModel):
 
 
 class Cards(BaseModel):
+    """`trace`: whether POST /v1/trace answers here."""
+
     object: Literal["list"]
     data: list[Card]
+    trace: bool
 
 
 class Health(BaseModel):
@@ -153,10 +156,41 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
+class TraceDocument(BaseModel):
+    id: str
+    url: str | None
+    licence: str | None
+    source: str | None
+    language: str | None
+    times: int
+    before: str
+    match: str
+    after: str
+
+
+class TraceSpan(BaseModel):
+    """Characters (code points) [start, end) of the text."""
+
+    start: int
+    end: int
+    words: int
+    bits: float
+    times: int
+    holders: int
+    documents: list[TraceDocument]
+
+
+class TraceObject(BaseModel):
+    object: Literal["trace"]
+    documents: int
+    spans: list[TraceSpan]
+    longest: list[int] | None
+
+
 REASONS = {400: "a field is wrong", 401: "the API key is missing or wrong", 403: "not allowed here",
-           404: "no such model", 405: "no such method", 409: "the new model was refused",
+           404: "no such model, or no index", 405: "no such method", 409: "the new model was refused",
            413: "the body is too large", 429: "the queue is full", 500: "a fault of the server",
-           503: "shutting down, or not alive"}
+           503: "shutting down, not alive, or the index is gone"}
 EVENT = {"type": "object", "required": ["data"],      # OpenAPI 3.1 describes each event of a stream by `schema`
          "properties": {"data": {"type": "string"}, "event": {"type": "string"}}}
 GENERATING = (400, 401, 404, 413, 429, 500, 503)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import jinja2
 
+from tasks.serve import heap
 from tasks.serve.digest import digest
 from tasks.serve.engine import backend as backends
 from tasks.serve.engine.directory import ModelError
@@ -60,6 +61,7 @@ class Service:
         except ModelError:
             self.engine.close()
             raise
+        heap.give_back()
         self.users, self.retired = 0, False
         self.hand_over: HandOver | None = None
 

@@ -6,6 +6,16 @@ import torch
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def packed_elsewhere(tmp_path_factory):
+    """Packed weights of these tests stay out of the repository's cache (a server in its own process uses that)."""
+    from tasks.serve.engine import packed
+
+    held, packed.CACHE = packed.CACHE, tmp_path_factory.mktemp("packed")
+    yield
+    packed.CACHE = held
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Directories of the tiny random model: chat, int4, onnx."""

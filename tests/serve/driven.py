@@ -15,7 +15,7 @@ class Driven(Engine):
         super().__init__(backend, vocabulary, stop_ids, slots=slots, queue=1000, metrics=Metrics(),
                          speculator=speculator)
         self.thread.join()
-        self.draining = self.closing = False
+        self.closing = False
         if blocks is not None:
             self.scheduler = Scheduler(Blocks(blocks, backend.block_size), slots, backend.context)
 
@@ -27,8 +27,8 @@ class Driven(Engine):
         heard = [[] for _ in requests]
         due = sorted(range(len(requests)), key=lambda i: arrivals[i] if arrivals else 0)
         turns = 0
-        while due or not self.finished():
-            while due and (arrivals is None or arrivals[due[0]] <= turns or self.finished()):
+        while due or self.open:
+            while due and (arrivals is None or arrivals[due[0]] <= turns or not self.open):
                 index = due.pop(0)
                 self.submit([requests[index]], [heard[index].append])
             self.turn()

@@ -1,20 +1,25 @@
 """LoRA adapters: what peft computes, side by side in one batch, and every way a directory can be wrong."""
 
+import asyncio
 import json
 import shutil
 
+import httpx
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from tasks.serve.app import application
 from tasks.serve.engine import adapters
 from tasks.serve.engine import backend as backends
 from tasks.serve.engine.directory import ModelError, read_json
 from tasks.serve.engine.request import Request
 from tasks.serve.engine.sampler import Sampling
+from tasks.serve.engine.start import Options
 from tasks.serve.engine.text import Vocabulary
+from tasks.serve.registry import Registry
 from tests.serve.driven import Driven
 
 PROMPTS = [tuple(range(20, 60)), (5, 6, 7, 8)]
@@ -126,3 +131,36 @@ def test_bf16_adapters_are_read(tiny, made, tmp_path):
     for place, (a, b) in exact.items():
         for found, wanted in zip(rounded[place], (a, b)):
             assert abs(found - wanted).max() <= abs(wanted).max() / 128
+
+
+def test_an_adapter_is_asked_for_by_name_over_http(tiny, made):
+    """The chat endpoint's greedy tokens under `model: wide` are those of the peft model on the rendered prompt."""
+    messages = [{"role": "user", "content": "What is 12 * 7?"}]
+    words = Vocabulary(tiny / "chat")
+    tuned = peft.PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny / "chat"), made[0] / "wide").eval()
+
+    async def asked():
+        registry = Registry({"base": tiny / "chat"}, {"wide": made[0] / "wide", "few": made[0] / "few"}, threads=1,
+                            slots=2, options=Options(backend="torch"))
+        over = httpx.ASGITransport(application(registry))
+        try:
+            async with httpx.AsyncClient(transport=over, base_url="http://server", timeout=120) as http:
+                cards = (await http.get("/v1/models")).json()["data"]
+                prompt = (await http.post("/tokenize", json={"messages": messages})).json()["tokens"]
+                answers = await asyncio.gather(*(http.post("/v1/chat/completions", json={
+                    "model": name, "messages": messages, "temperature": 0, "max_tokens": 16, "logprobs": True})
+                    for name in ("wide", "base", "absent")))
+                return cards, prompt, answers
+        finally:
+            registry.close()
+
+    cards, prompt, (wide, base, absent) = asyncio.run(asked())
+    assert [(card["id"], card["parent"]) for card in cards] == [("base", None), ("wide", "base"), ("few", "base")]
+    expected = continued(tuned, prompt)
+    stop = next((place for place, token in enumerate(expected) if token in (0, 2)), len(expected))
+    found = [bytes(entry["bytes"]) for entry in wide.json()["choices"][0]["logprobs"]["content"]]
+    assert stop > 3 and found[:stop] == [words.pieces[token] for token in expected[:stop]]
+    assert wide.json()["model"] == "wide" and wide.headers["x-model-digest"] == cards[1]["digest"]
+    assert base.json()["choices"][0]["message"] != wide.json()["choices"][0]["message"]
+    assert base.headers["x-model-digest"] == cards[0]["digest"] != cards[1]["digest"]
+    assert absent.status_code == 404 and absent.json()["error"]["param"] == "model"

@@ -1,5 +1,8 @@
 """Which backend serves a directory, and the refusals."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -23,8 +26,15 @@ def test_the_directory_and_the_wish_decide(tiny, monkeypatch):
         load(tiny / "chat")
 
 
+@pytest.mark.parametrize("ends, stops", [(7, {2, 7}), ([0, 2], {0, 2}), (None, {2})])
+def test_answers_end_where_either_configuration_says(tiny, tmp_path, ends, stops):
+    shutil.copytree(tiny / "chat", tmp_path / "chat")
+    (tmp_path / "chat/generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    assert backends.read_files(tmp_path / "chat").stop_ids == stops
+
+
 def test_what_cannot_be_is_refused_with_the_remedy(tiny):
-    with pytest.raises(ModelError, match="kv 'fp8': choose one of fp16, int8, int4"):
+    with pytest.raises(ModelError, match="kv 'fp8': choose one of fp32, fp16, int8, int4"):
         load(tiny / "int4", kv="fp8")
     with pytest.raises(ModelError, match="kv int8: ONNX Runtime keeps"):
         load(tiny / "onnx", kv="int8")

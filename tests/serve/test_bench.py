@@ -56,6 +56,6 @@ def test_a_broken_model_or_no_text_is_one_line(tiny, tmp_path):
 def test_what_serves_is_held_to_torch(tiny, tmp_path):
     for limits, shown in (({"max_kl": 1e-12}, "KL"), ({"min_top1": 1.0, "max_kl": 1e-9}, "top-1")):
         with pytest.raises(StageError, match=shown):
-            bench.beside_torch(tiny / "int4", tiny / "held_out.jsonl", SMALL.model_copy(update=limits), 1)
-    scores = bench.beside_torch(tiny / "int4", tiny / "held_out.jsonl", SMALL, 1)
+            bench.beside_torch(tiny / "int4", tiny / "held_out.jsonl", SMALL.model_copy(update=limits), RUNTIME)
+    scores = bench.beside_torch(tiny / "int4", tiny / "held_out.jsonl", SMALL, RUNTIME)
     assert 0 < scores["kl"] < 0.05 and scores["backend"] == "CpuBackend"

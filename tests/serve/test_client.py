@@ -27,12 +27,13 @@ def test_drain_finishes_running_answers(tiny):
         asking = threading.Thread(target=ask)
         asking.start()
         root = url.removesuffix("/v1")
-        while not re.search(r"catena:num_requests_running{.*} 1.0", httpx.get(f"{root}/metrics").text):
+        while asking.is_alive() and not re.search(r"catena:num_requests_running{.*} 1.0",
+                                                  httpx.get(f"{root}/metrics").text):
             time.sleep(0.005)
         server.send_signal(signal.SIGTERM)
         asking.join(60)
         assert answers[0].status_code == 200 and answers[0].json()["usage"]["completion_tokens"] == 400
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{root}/health")
 
@@ -45,7 +46,7 @@ def test_it_dies_with_its_parent(tiny):
     server = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    assert psutil.wait_procs([server], timeout=10)[1] == []
+    assert psutil.wait_procs([server], timeout=60)[1] == []
 
 
 @pytest.mark.parametrize("harm, message", [
@@ -54,6 +55,7 @@ def test_it_dies_with_its_parent(tiny):
     (lambda d: (d / "config.json").write_text("["), "not readable JSON"),
     (lambda d: (d / "model.onnx").unlink(), "neither model.onnx nor model.safetensors"),
     (lambda d: shutil.rmtree(d), "config.json is missing"),
+    (lambda d: (d / "manifest.json").write_text("{}"), "manifest.json lists no sha256 of any file: export the model"),
     (lambda d: ((d / "manifest.json").unlink(), (d / "model.onnx").write_bytes(b"junk")), "does not load"),
 ])
 def test_a_broken_model_is_one_clear_line(tiny, tmp_path, harm, message):
@@ -100,7 +102,7 @@ def test_the_key_is_asked_for(tiny, tmp_path):
         assert httpx.get(url.replace("/v1", "/health")).status_code == 200
     finally:
         server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
 
 
 def test_terminal_chat(tiny):

@@ -164,9 +164,9 @@ def test_cancel_frees_the_slot_at_once(engine):
     while not first.tokens:
         time.sleep(0.001)
     engine.cancel(sequences)
-    assert first.done.wait(5) and first.finish == "abort" and len(first.tokens) < 400
+    assert first.done.wait(60) and first.finish == "abort" and len(first.tokens) < 400
     engine.submit([Request((5, 6), 2, GREEDY, ignore_eos=True)], [second])
-    assert second.done.wait(5)
+    assert second.done.wait(60)
     assert engine.scheduler.blocks.usage == 0 and engine.open == 0
 
 
@@ -227,7 +227,7 @@ def test_a_fault_in_a_step_is_told_and_the_engine_lives(tiny, capsys):
     assert engine.scheduler.blocks.usage == 0 and not engine.scheduler.blocks.published  # nothing to reuse of it
     engine.backend.step = whole
     assert run(engine, [Request(prompt, 2, GREEDY, ignore_eos=True)])[0].tokens == expected
-    assert engine.scheduler.blocks.usage == 0 and engine.finished()
+    assert engine.scheduler.blocks.usage == 0 and engine.open == 0
     engine.close()
 
 
@@ -246,29 +246,17 @@ def test_a_fault_of_one_request_is_its_own(engine, capsys):
     assert good.done.wait(30) and good.tokens == alone
     assert bad.done.wait(30) and len(bad.tokens) == 1 and "OSError: the client is gone" in bad.deltas[-1].error
     assert torn.done.wait(30) and torn.finish == "error"
-    assert engine.alive() and engine.finished() and engine.scheduler.blocks.usage == 0
+    assert engine.alive() and engine.open == 0 and engine.scheduler.blocks.usage == 0
 
 
-def test_drain_finishes_what_runs_and_takes_nothing_new(tiny):
+def test_close_aborts_what_runs_and_takes_nothing_new(tiny):
     engine = start(tiny / "int4", slots=1)
     heard = [Heard(), Heard()]
-    engine.submit([Request((5, 6), 40, GREEDY, ignore_eos=True)] * 2, heard)
-    draining = threading.Thread(target=engine.drain)
-    draining.start()
-    while not engine.draining:
-        time.sleep(0.001)
+    engine.submit([Request((5, 6), 500, GREEDY, ignore_eos=True)] * 2, heard)
+    engine.close()
+    assert [each.finish for each in heard] == ["abort"] * 2 and engine.open == 0 and not engine.alive()
     with pytest.raises(Busy):
         engine.submit([Request((5,), 1)], [Heard()])
-    draining.join(60)
-    assert [each.finish for each in heard] == ["length"] * 2 and engine.finished() and not engine.alive()
-
-
-def test_a_drain_that_takes_too_long_aborts(tiny):
-    engine = start(tiny / "int4", slots=1)
-    heard = Heard()
-    engine.submit([Request((5, 6), 500, GREEDY, ignore_eos=True)], [heard])
-    engine.drain(0.02)
-    assert heard.finish == "abort" and len(heard.tokens) < 500 and engine.finished()
 
 
 def test_an_engine_that_breaks_tells_everyone(tiny, capsys):
@@ -277,7 +265,7 @@ def test_an_engine_that_breaks_tells_everyone(tiny, capsys):
     heard = run(engine, [Request((5, 6), 4, GREEDY)] * 2)
     assert all("the engine has stopped: ZeroDivisionError" in each.deltas[-1].error for each in heard)
     engine.thread.join(10)
-    assert not engine.alive() and engine.finished()
+    assert not engine.alive() and engine.open == 0
 
 
 def test_what_never_fits_into_memory_is_refused_at_once(tiny):

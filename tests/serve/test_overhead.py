@@ -1,6 +1,7 @@
 """What a step costs in Python beside the model: with a backend that takes no time at all, which only a test may have.
 
-At batch 32 the CPU kernels take some 25 ms for a step; a millisecond of Python is the most that may be added.
+At batch 32 the CPU kernels take some 25 ms for a step; a millisecond of Python is the most that may be added where a
+fixed piece of work takes a third of one. No machine is assumed to be quick: it is measured beside.
 """
 
 import time
@@ -11,6 +12,9 @@ from tasks.serve.engine.request import Request
 from tasks.serve.engine.sampler import Sampling
 from tasks.serve.engine.text import Vocabulary
 from tests.serve.driven import Driven
+
+
+SHARE = 3  # of plain()
 
 
 class Free:
@@ -45,9 +49,26 @@ def cost(tiny, batch, prompt):
     return min(stretches)
 
 
-def test_a_step_of_32_costs_less_than_a_millisecond_of_python(tiny):
-    assert cost(tiny, 32, 40) < 1.0
+def plain():
+    """CPU milliseconds of a fixed amount of Python and NumPy, the least of several: how quick this machine is now."""
+    rows, took = np.random.default_rng(0).normal(size=(32, 49152)).astype(np.float32), []
+    for _ in range(8):
+        began = time.thread_time()
+        for _ in range(10):
+            rows.argmax(1)
+            sum(number * number for number in range(5000))
+        took.append((time.thread_time() - began) / 10 * 1000)
+    return min(took)
+
+
+def within(found, limit):
+    """Whether `found()` is at most `limit()` in one of five tries: a busy machine may hurt one side of any of them."""
+    return any(found() <= limit() for _ in range(5))
+
+
+def test_a_step_of_32_costs_little_python(tiny):
+    assert within(lambda: cost(tiny, 32, 40), lambda: SHARE * plain())
 
 
 def test_a_token_costs_the_same_after_a_thousand_others(tiny):
-    assert cost(tiny, 16, 1000) < 1.5 * cost(tiny, 16, 20) + 0.02
+    assert within(lambda: cost(tiny, 16, 1000), lambda: 1.5 * cost(tiny, 16, 20) + 0.02)

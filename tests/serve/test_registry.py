@@ -70,7 +70,7 @@ def test_a_promoted_model_takes_over_and_no_answer_is_cut(tiny, link, tmp_path):
             assert new is not old and old.digest == digest(tiny / "onnx") != new.digest
             answers = await asyncio.gather(running.whole(), (await new.complete(LONG)).whole())
             assert [answer[0].tokens for answer in answers] == [alone, alone]
-            for _ in range(100):
+            for _ in range(1200):
                 if not old.engine.thread.is_alive():
                     break
                 await asyncio.sleep(0.05)
@@ -119,7 +119,7 @@ def test_a_moved_link_is_seen(tiny, link, tmp_path, monkeypatch, capsys):
         await asyncio.sleep(0.3)
         assert registry.find().service is old
         repoint(link, promoted(tiny, tmp_path / "next"))
-        for _ in range(200):
+        for _ in range(1200):
             if registry.find().service is not old:
                 break
             await asyncio.sleep(0.05)

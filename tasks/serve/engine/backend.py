@@ -16,7 +16,7 @@ import numpy as np
 from tasks.serve.engine.directory import ModelError, ModelFiles, read_files
 
 BACKENDS = ("cpu", "ort", "torch", "triton")
-KV = ("fp16", "int8", "int4")
+KV = ("fp32", "fp16", "int8", "int4")
 
 
 class BackendLost(RuntimeError):
@@ -48,6 +48,10 @@ class Backend(Protocol):
         """As step, but the hidden states after the last norm, float32 [len(rows), hidden_size]."""
         ...
 
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Let blocks `targets` hold what blocks `sources` hold, int32 [n] each: sequences part within a block."""
+        ...
+
     def add_adapter(self, directory: Path) -> int:
         """Load a peft LoRA directory; its index. Raises ModelError where it does not fit, or none can be served."""
         ...
@@ -63,7 +67,7 @@ def load(files: ModelFiles, *, threads: int, slots: int, kv: str = "fp16", backe
 
     A `model.onnx` runs in ONNX Runtime; `model.safetensors` (AutoAWQ int4, or floating point) in this repository's
     kernels: the CPU's where a compiler builds them, else a GPU's, else the ONNX export beside it, else torch. backend
-    ("cpu", "ort", "torch", "triton"), or $CATENA_BACKEND, forces one. kv: how keys and values are kept ("fp16",
+    ("cpu", "ort", "torch", "triton"), or $CATENA_BACKEND, forces one. kv: how keys and values are kept ("fp32", "fp16",
     "int8", "int4"). tensor_parallel: torch processes that share the model. Raises ModelError.
     """
     wanted = backend or os.environ.get("CATENA_BACKEND") or ("torch" if tensor_parallel > 1 else None)
@@ -108,7 +112,7 @@ def without_compiler(files: ModelFiles, threads: int, slots: int, kv: str, why: 
     import torch
 
     export = files.directory.parent / "onnx"
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and kv == "fp16":
         from tasks.serve.engine.backend_triton import TritonBackend
         choice, make = "the GPU serves", lambda: TritonBackend(files, threads=threads, slots=slots, kv=kv)
     elif kv == "fp16" and files.directory.name == "int4" and (export / "model.onnx").is_file():

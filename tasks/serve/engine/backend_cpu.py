@@ -15,7 +15,7 @@ from tasks.serve.engine import adapters as lora
 from tasks.serve.engine import packed
 from tasks.serve.engine.directory import ModelError, ModelFiles
 
-KV_KINDS = {"fp16": 16, "int8": 8, "int4": 4}
+KV_KINDS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 MOST_THREADS = 256
 
 
@@ -46,6 +46,10 @@ class CpuBackend:
               rows: np.ndarray, adapters: np.ndarray | None = None) -> np.ndarray:
         """See Backend.embed."""
         return self.session.step(tokens, positions, sequences, block_table, rows, adapters=adapters, states=True)
+
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See Backend.copy."""
+        self.session.copy(sources, targets)
 
     def add_adapter(self, directory: Path) -> int:
         """See Backend.add_adapter."""

@@ -125,6 +125,13 @@ class TorchBackend:
         self.adapters.append(pairs)
         return len(self.adapters) - 1
 
+    def copy(self, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See Backend.copy."""
+        old, new = (torch.from_numpy(np.asarray(blocks, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).flatten()
+                    for blocks in (sources, targets))
+        for held in (self.keys, self.values):
+            held[:, new] = held[:, old]
+
     def close(self) -> None:
         """See Backend.close."""
         self.keys = self.values = torch.zeros(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ class ModelError(RuntimeError):
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model directory read and checked: its config and the ids that end a turn."""
+    """A model directory read and checked: its config, the ids that end a turn, the sums of what manifest.json lists."""
 
     directory: Path
     config: dict[str, Any]
     stop_ids: frozenset[int]
+    sums: dict[str, str] = field(default_factory=dict)
 
     @property
     def context(self) -> int:
@@ -40,14 +41,18 @@ def read_files(directory: Path) -> ModelFiles:
                 "max_position_embeddings"):
         if not isinstance(config.get(key), int):
             raise ModelError(f"{directory / 'config.json'}: {key} is missing or no integer")
+    sums = {}
     if (directory / "manifest.json").is_file():
-        for name, expected in sorted(read_json(directory / "manifest.json").get("sha256", {}).items()):
-            check_sum(directory / name, expected)
-    stops = {config.get("eos_token_id")}
+        sums = read_json(directory / "manifest.json").get("sha256")
+        if not isinstance(sums, dict) or not sums:
+            raise ModelError(f"{directory / 'manifest.json'} lists no sha256 of any file: export the model again")
+    for name, expected in sorted(sums.items()):
+        check_sum(directory / name, expected)
+    stops = [config.get("eos_token_id")]
     if (directory / "generation_config.json").is_file():
-        stops.add(read_json(directory / "generation_config.json").get("eos_token_id"))
+        stops.append(read_json(directory / "generation_config.json").get("eos_token_id"))
     flat = {token for stop in stops for token in (stop if isinstance(stop, list) else [stop]) if token is not None}
-    return ModelFiles(directory, config, frozenset(flat))
+    return ModelFiles(directory, config, frozenset(flat), sums)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -61,13 +66,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_sum(path: Path, expected: str) -> None:
-    """Raise ModelError where the file's sha256 is not `expected`: truncated or changed since it was exported."""
+def sha256(path: Path) -> str:
+    """The file's sha256, in hexadecimal. Raises ModelError where it cannot be read."""
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_sum(path: Path, expected: str) -> None:
+    """Raise ModelError where the file's sha256 is not `expected`: truncated or changed since it was exported."""
+    found = sha256(path)
     if found != expected:
         raise ModelError(f"{path} is damaged: sha256 {found[:12]}..., manifest.json says {expected[:12]}...: "
                          f"restore it (dvc checkout) or export it again")

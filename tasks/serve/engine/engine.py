@@ -1,7 +1,7 @@
 """The engine: one thread that takes requests, steps the backend over the scheduler's plan, and tells each listener.
 
-It sleeps while there is nothing to do. All calls from outside (`submit`, `cancel`, `drain`, `close`) only leave a note
-for the thread; listeners are called on it and must hand over quickly. A step that raises ends the sequences that it
+It sleeps while there is nothing to do. All calls from outside (`submit`, `cancel`, `close`) only leave a note for the
+thread; listeners are called on it and must hand over quickly. A step that raises ends the sequences that it
 computed, with the error; their blocks are free at once, and nothing of that step was published for reuse. One of the
 backend's own end (BackendLost) stops the engine.
 """
@@ -51,7 +51,7 @@ class Engine:
         self.arrivals: list[Sequence] = []
         self.cancelled: list[Sequence] = []
         self.wake = threading.Condition()
-        self.draining = self.closing = False
+        self.closing = False
         self.open = 0                # sequences submitted and not yet ended
         self.slots = slots
         self.thread = threading.Thread(target=self.loop, name="engine", daemon=True)
@@ -74,7 +74,7 @@ class Engine:
         sequences = [Sequence(request, listener, adapter=self.adapters.get(request.adapter, -1))
                      for request, listener in zip(requests, listeners, strict=True)]
         with self.wake:
-            if self.draining or self.open + len(sequences) > self.slots + self.queue:
+            if self.closing or self.open + len(sequences) > self.slots + self.queue:
                 raise Busy
             self.open += len(sequences)
             self.arrivals.extend(sequences)
@@ -87,21 +87,10 @@ class Engine:
             self.cancelled.extend(sequences)
             self.wake.notify_all()
 
-    def finished(self) -> bool:
-        """Whether every sequence submitted has ended."""
-        return self.open == 0
-
-    def drain(self, seconds: float | None = None) -> None:
-        """Take nothing new, wait until all has ended (`seconds` at most), then close."""
-        with self.wake:
-            self.draining = True
-            self.wake.wait_for(lambda: self.finished() or not self.thread.is_alive(), seconds)
-        self.close()
-
     def close(self) -> None:
         """Stop the thread after the step it is in; what is unfinished ends with finish `abort`. Frees the backend."""
         with self.wake:
-            self.draining = self.closing = True
+            self.closing = True
             self.wake.notify_all()
         self.thread.join()
         self.backend.close()
@@ -120,7 +109,7 @@ class Engine:
             traceback.print_exc()
             last = Delta(finish="error", error=f"the engine has stopped: {type(error).__name__}: {error}")
         with self.wake:
-            self.draining = self.closing = True
+            self.closing = True
             left = [*self.scheduler.running, *self.scheduler.waiting, *self.arrivals]
             self.arrivals = []
         for sequence in left:

@@ -14,6 +14,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from tasks.chat import CALL_END, CALL_START
+from tasks.serve import heap
 from tasks.serve.engine.text import Vocabulary
 
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -125,7 +126,9 @@ class Grammars:
         """
         with self.lock:
             if self.tokenizer is None:
-                self.tokenizer = LLTokenizer(self.vocabulary.json, n_vocab=self.size, eos_token=self.stop_ids)
+                self.tokenizer = LLTokenizer(self.vocabulary.json.decode(), n_vocab=self.size,
+                                             eos_token=self.stop_ids)
+                heap.give_back()
             matcher = self.kept.pop(grammar, None)
         if matcher is None:
             matcher = LLMatcher(self.tokenizer, grammar, log_level=0)

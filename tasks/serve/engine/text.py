@@ -24,8 +24,8 @@ class Vocabulary:
     def __init__(self, directory: Path) -> None:
         path = directory / "tokenizer.json"
         try:
-            self.json = path.read_text(encoding="utf-8")
-            self.tokenizer = Tokenizer.from_str(self.json)
+            self.json = path.read_bytes()  # as text it would take twice as much memory
+            self.tokenizer = Tokenizer.from_buffer(self.json)
             decoder = (json.loads(self.json).get("decoder") or {}).get("type")
         except Exception as error:  # the tokenizers library raises bare Exception
             raise ModelError(f"{path} is no tokenizer: {' '.join(str(error).split())}") from None

@@ -25,10 +25,16 @@ async function call(path, key, body, signal) {
   throw of(answer.status, await answer.json().catch(() => null), Number.isFinite(wait) ? wait : null);
 }
 
-// The models behind this port. Raises ApiError.
+// The models behind this port, and whether it can trace answers: {served, traces}. Raises ApiError.
 export async function models(key) {
   const found = await (await call("v1/models", key)).json();
-  return found.data.map(({ id, max_model_len: context, digest }) => ({ id, context, digest }));
+  const served = found.data.map(({ id, max_model_len: context, digest }) => ({ id, context, digest }));
+  return { served, traces: found.trace === true };
+}
+
+// The spans of a text that training documents hold. Raises ApiError.
+export async function trace(text, key) {
+  return (await call("v1/trace", key, { text })).json();
 }
 
 // The chunks of a chat turn as they arrive. Raises ApiError, also where the stream ends before the answer does.

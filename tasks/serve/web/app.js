@@ -6,6 +6,7 @@ import { fields, keyForm, open as openSheet } from "./settings.js";
 import { $, announce, copyButton, dress, fit, narrow, nextLanguage, nextTheme, say, side } from "./shell.js";
 import { MOST_COLUMNS, all, begun, forget, fresh, imported, isOurs, keep, KNOBS } from "./store.js";
 import { begunAnswer, body, messages, patient, shown, told, tools } from "./talk.js";
+import { toggle } from "./trace.js";
 import { drawCell, drawColumns, drawList, drawTurn, keyTable } from "./view.js";
 import { remedy, t } from "./words.js";
 
@@ -13,6 +14,7 @@ const KEEP_EVERY = 2000;   // ms between two savings of an answer that is being 
 const OPEN = "catena-chat-open", KEY = "catena-chat-key"; // in sessionStorage: this tab's own
 
 let served = [];           // the models behind this port
+let traces = false;        // whether it has an index of the training documents
 let list = all();          // every conversation, the latest first
 let now = list.find((one) => one.id === sessionStorage.getItem(OPEN)) ?? list[0] ?? begun(null, "");
 let editing = null;        // the turn whose message is being edited
@@ -129,6 +131,10 @@ function again(turn, column) { // after an error: go on where nothing was said y
   reply(now, column, turn, clean ? answer : null);
 }
 
+async function sources(answer, turn, column) {
+  announce(await toggle(answer, key(), () => drawSoon(now, turn, column)));
+}
+
 function regenerate() {
   if (last() && !running()) for (const column of now.columns) reply(now, column, last());
 }
@@ -197,6 +203,7 @@ const acts = (turn, column) => ({
   codeTools, copyAnswer: (answer) => copyButton(() => asText(answer)),
   again: () => again(turn, column), regenerate: () => reply(now, column, turn), key: () => askKey(),
   settings: () => settings(now.columns.indexOf(column)), resume: () => resume(turn, column),
+  trace: traces && ((answer) => sources(answer, turn, column)),
   stop: () => runs.get(shown(turn, column.id))?.controller.abort(),
   resultKey: (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -304,7 +311,9 @@ async function bring(file) {
 // Ask who is served; columns without a model take the first.
 async function meet() {
   try {
-    served = await models(key());
+    const had = traces;
+    ({ served, traces } = await models(key()));
+    if (traces !== had) draw();
     for (const column of now.columns) column.model ||= served[0]?.id ?? "";
     say();
   } catch (error) {
@@ -336,18 +345,19 @@ function pageKey(event) {
     return;
   }
   if (event.target.closest("input, select, textarea")) return;
-  const actions = { "/": () => $("prompt").focus(), n: begin, r: regenerate, s: () => settings(), m: toggle,
-    d: nextTheme, "?": help, c: () => [...$("main").querySelectorAll(".foot .copy")].at(-1)?.click() };
+  const actions = { "/": () => $("prompt").focus(), n: begin, r: regenerate, s: () => settings(), m: sidePanel,
+    d: nextTheme, "?": help, c: () => press(".copy"), t: () => press(".sources") };
   if (!Object.hasOwn(actions, event.key)) return;
   event.preventDefault();
   actions[event.key]();
 }
 
-const toggle = () => side($("side").hidden);
+const press = (button) => [...$("main").querySelectorAll(`.foot ${button}`)].at(-1)?.click(); // of the last answer
+const sidePanel = () => side($("side").hidden);
 const help = () => openSheet($("sheet"), t("keys"), keyTable());
 
 for (const [id, act] of Object.entries({
-  new: begin, menu: toggle, add: addColumn, settings: () => settings(), stop: () => abort(now), help, key: askKey,
+  new: begin, menu: sidePanel, add: addColumn, settings: () => settings(), stop: () => abort(now), help, key: askKey,
   theme: nextTheme, language: () => { nextLanguage(); draw(); }, import: () => $("file").click(),
   json: () => download(fileName(now, "json"), "application/json", asJson([now])),
   markdown: () => download(fileName(now, "md"), "text/markdown", asMarkdown(now)),

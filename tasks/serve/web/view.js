@@ -2,6 +2,7 @@
 import { el, safe } from "./dom.js";
 import { render } from "./markdown.js";
 import { shown } from "./talk.js";
+import { drawTrace, traced } from "./trace.js";
 import { remedy, t } from "./words.js";
 
 const button = (name, onclick) => el("button.small", { type: "button", onclick }, t(name));
@@ -18,7 +19,7 @@ export function drawTurn(conversation, at, acts) {
     el("div.acts", {}, acts.copy(() => turn.text), button("edit", () => acts.edit(at))));
   const grid = el("div.answers", { "data-columns": conversation.columns.length },
     ...conversation.columns.map((column) => el("article", { "data-column": column.id, "aria-label": column.model },
-      el(several ? "h3.model" : "h3.unseen"), el("div.body"), el("div.foot"))));
+      el(several ? "h3.model" : "h3.unseen"), el("div.body"), el("section.trace", { hidden: true }), el("div.foot"))));
   return el("section.turn", { "data-turn": turn.id }, own, grid);
 }
 
@@ -27,6 +28,7 @@ export function drawCell(cell, turn, column, acts) {
   const tries = turn.answers[column];
   const [body, foot] = [cell.querySelector(".body"), cell.querySelector(".foot")];
   const answer = shown(turn, column);
+  drawTrace(cell.querySelector(".trace"), answer);
   cell.querySelector("h3").replaceChildren(safe(answer ? named(answer) : cell.getAttribute("aria-label")));
   if (!answer) {
     body.replaceChildren(el("p.quiet", {}, t("notAsked")));
@@ -118,7 +120,9 @@ function drawFoot(answer, tries, bare, acts) {
   const versions = of === 1 ? [] : [sign("‹", t("earlier"), () => acts.turn(-1), at === 1),
     el("span.quiet", { title: t("version", { at, of }) }, `${at}/${of}`),
     sign("›", t("later"), () => acts.turn(1), at === of)];
-  parts.push(el("span.acts", {}, ...versions, bare ? null : acts.copyAnswer(answer),
+  const sources = bare || !acts.trace ? null : el("button.small.sources", { type: "button",
+    "aria-expanded": String(traced(answer)), onclick: () => acts.trace(answer) }, t("trace"));
+  parts.push(el("span.acts", {}, ...versions, bare ? null : acts.copyAnswer(answer), sources,
     button("regenerate", acts.regenerate)));
   return parts;
 }
@@ -167,8 +171,8 @@ export function drawColumns(columns, served, acts) {
 // The list of keys.
 export function keyTable() {
   const rows = [["Enter", "keySend"], ["Shift+Enter", "keyLine"], ["Esc", "keyStop"], ["↑", "keyLast"],
-    ["/", "keyFocus"], ["n", "keyNew"], ["r", "keyRegenerate"], ["c", "keyCopy"], ["s", "keySettings"],
-    ["m", "keyMenu"], ["d", "keyTheme"], ["?", "keyHelp"]];
+    ["/", "keyFocus"], ["n", "keyNew"], ["r", "keyRegenerate"], ["c", "keyCopy"], ["t", "keyTrace"],
+    ["s", "keySettings"], ["m", "keyMenu"], ["d", "keyTheme"], ["?", "keyHelp"]];
   const lines = rows.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, t(what))]);
   return [el("dl", {}, ...lines), el("p.quiet", {}, t("keyOutside"))];
 }

@@ -106,7 +106,7 @@ def test_stop_keeps_what_was_said_and_frees_the_server(chat, endless):
     assert versions[at]["state"] == "stopped" and versions[at]["error"] is None and "stopped" in chat.text(".stats")
     whole = expected(endless, [{"role": "user", "content": "The quick"}], max_tokens=None)
     assert 3 < len(chat.answer()) < len(whole) and whole.startswith(chat.answer())
-    end = time.monotonic() + 5
+    end = time.monotonic() + browser.PATIENCE
     while metric(endless, "num_requests_running"):
         assert time.monotonic() < end
     assert chat.js("document.activeElement.id") == "prompt"
