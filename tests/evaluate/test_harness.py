@@ -1,5 +1,5 @@
-"""Calibration: an oracle scores all, shuffled labels fall to chance, a uniform model gives its logarithm; our packed
-model gives the values of lm-eval's own.
+"""Calibration: an oracle scores all, shuffled labels fall to chance, a uniform model gives its logarithm; the engine
+gives the values of lm-eval's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tasks import chat, exercises
 from tasks.evaluate import baselines, harness
 from tasks.evaluate.items import read_items
-from tasks.evaluate.model import PackedLM, group
+from tasks.evaluate.model import EngineLM
 from tasks.finetune import checkpoint
+from tasks.serve.engine.request import Request
+from tasks.serve.engine.sampler import Sampling
+from tasks.stage import StageError
 
 spec = importlib.util.spec_from_file_location("items_of_tests", Path(__file__).with_name("test_items.py"))
 test_items = importlib.util.module_from_spec(spec)
@@ -53,9 +56,15 @@ def llama(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def packed():
-    words = tokenizer()
-    return PackedLM(llama(len(words)), words, window=256, batch=4)
+def lm(tmp_path_factory):
+    """The engine's model of a directory, and the same weights in torch as `lm.torch`."""
+    folder, words = tmp_path_factory.mktemp("model"), tokenizer()
+    model = llama(len(words))
+    checkpoint.save(model, words, folder)
+    made = EngineLM(folder, window=256, batch=4, threads=1)
+    made.torch = model
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -109,7 +118,7 @@ def test_an_oracle_scores_all_and_a_uniform_model_its_logarithm(chosen):
     bits = found["held_out"]["bits_per_byte"]
     assert bits["value"] == pytest.approx(tokens * math.log2(340) / size, abs=1e-6)
     assert baselines.held_out(chosen["held_out"], tokens, 340)["uniform"] == pytest.approx(bits["value"], abs=1e-6)
-    kept = [line for name in samples for line in harness.kept(name, samples[name])]
+    kept = [line for name in samples for line in harness.told(name, samples[name])]
     assert len(kept) == sum(COUNTS.values()) + COUNTS["tools"]
     assert all(line["right"] == 1 for line in kept if "right" in line)
 
@@ -166,44 +175,52 @@ def requests():
             for at, (pair, owner) in enumerate(zip(pairs, owners))]
 
 
-def test_values_are_those_of_lm_evals_own_model(packed):
-    reference = HFLM(pretrained=packed.model, tokenizer=packed.tokenizer, batch_size=1, max_length=256,
-                     prefix_token_id=packed.prefix)
+def test_values_are_those_of_lm_evals_own_model(lm):
+    reference = HFLM(pretrained=lm.torch, tokenizer=lm.tokenizer, batch_size=1, max_length=256,
+                     prefix_token_id=lm.prefix)
     reference.add_bos_token = False
-    for (ours, greedy), (theirs, other) in zip(packed.loglikelihood(requests()), reference.loglikelihood(requests())):
-        assert ours == pytest.approx(theirs, abs=2e-4) and greedy == other
+    for (ours, greedy), (theirs, other) in zip(lm.loglikelihood(requests()), reference.loglikelihood(requests())):
+        assert ours == pytest.approx(theirs, abs=1e-4) and greedy == other
     texts = [Instance("loglikelihood_rolling", {}, (text,), 0, ("t", at, 1))
              for at, text in enumerate(["the word is good. " * 60, "数据", "a"])]
-    assert packed.loglikelihood_rolling(texts) == pytest.approx(reference.loglikelihood_rolling(texts), abs=2e-3)
+    assert lm.loglikelihood_rolling(texts) == pytest.approx(reference.loglikelihood_rolling(texts), abs=1e-3)
+    asked = [Instance("generate_until", {}, (text, {"until": ["bad", "\n\n"], "max_gen_toks": 20}), 0, ("t", at, 1))
+             for at, text in enumerate(["the word is", "is good " * 30, "good", "数据 is"])]
+    assert lm.generate_until(asked) == reference.generate_until(asked)
 
 
-def test_values_do_not_depend_on_company(packed):
-    together = packed.loglikelihood(requests())
-    alone = [packed.loglikelihood([request])[0] for request in requests()]
-    assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], abs=1e-4)
+def test_values_do_not_depend_on_company(lm):
+    together = lm.loglikelihood(requests())
+    assert together == [lm.loglikelihood([request])[0] for request in requests()]
 
 
-def test_greedy_is_that_of_transformers(packed):
-    prompts = [packed.encode(text) for text in ("the word is", "the word is good", "the name", "the the the")]
-    ours = packed.greedy(prompts, 12, None)
-    for prompt, written in zip(prompts, ours):
-        out = packed.model.generate(
+def test_greedy_is_that_of_transformers(lm):
+    prompts = [lm.tok_encode(text) for text in ("the word is", "the word is good", "the name", "the the the")]
+    ours = written(lm, prompts, 12)
+    for prompt, said in zip(prompts, ours):
+        out = lm.torch.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=12,
-            do_sample=False, eos_token_id=sorted(packed.ends), pad_token_id=0)
-        expected = [token for token in out[0, len(prompt):].tolist() if token not in packed.ends]
-        assert written == expected[:len(written)] and len(written) == len(expected)
+            do_sample=False, eos_token_id=sorted(lm.engine.stop_ids), pad_token_id=0)
+        assert said == [token for token in out[0, len(prompt):].tolist() if token not in lm.engine.stop_ids]
 
 
-def test_group_shares_the_common_beginning():
-    one = group([[1, 2, 3, 4], [1, 2, 5]], [2, 2])
-    assert (one.shared, one.branches, len(one)) == ([1, 2], [[3, 4], [5]], 5)
-    assert group([[1, 2], [1, 2]], [1, 1]).shared == [1], "each branch keeps a token of its own"
+def written(lm, prompts, limit, begins=""):
+    """Token ids that the engine writes."""
+    asked = [Request(tuple(prompt), limit, Sampling(temperature=0)) for prompt in prompts]
+    return lm.generate(asked, [begins] * len(prompts))
+
+
+@pytest.mark.parametrize("arguments, line", [({"do_sample": True}, "decodes greedily"),
+                                             ({"max_gen_toks": 512}, "max_gen_toks 512 of a context of 512")])
+def test_generation_that_cannot_be_is_refused(lm, arguments, line):
+    with pytest.raises(StageError, match=line):
+        lm.generate_until([Instance("generate_until", {}, ("the", arguments), 0, ("t", 0, 1))])
 
 
 def stage_run(folder, model, *extra):
     """The stage as a process in a folder with its own params.yaml."""
     (folder / "params.yaml").write_text(json.dumps({
-        "seed": 1, "evaluate": COUNTS | {"dtype": "float32", "window": 256, "batch": 8, "held_out_bytes": 300},
+        "evaluate": COUNTS | {"window": 256, "batch": 8, "held_out_bytes": 300},
         "runtime": {"threads": 1, "workers": 1, "executor": "local", "device": "cpu", "host": "127.0.0.1", "port": 0,
                     "slots": 1, "api_key": None, "log_level": "INFO", "hostfile": None}}))
     return subprocess.run([sys.executable, "-m", "tasks.evaluate.harness", model, "sets", "a.jsonl", "m.json"],
@@ -248,9 +265,9 @@ def test_bad_input_ends_in_one_line(tmp_path, break_it, line):
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "m.json").exists()
 
 
-def test_an_answer_that_is_no_call_ends_early(packed):
-    prompt = packed.encode("the word is")
-    whole = packed.greedy([prompt], 60, None)[0]
+def test_an_answer_that_is_no_call_ends_early(lm):
+    prompt = lm.tok_encode("the word is")
+    whole = written(lm, [prompt], 60)[0]
     assert len(whole) == 60, "this model rambles"
-    assert packed.greedy([prompt], 60, None, "<tool_call>")[0] == whole[:24]
-    assert packed.greedy([prompt], 60, None, packed.tokenizer.decode(whole[3:5]))[0] == whole
+    assert written(lm, [prompt], 60, "<tool_call>")[0] == whole[:24]
+    assert written(lm, [prompt], 60, lm.decode(whole[3:5]))[0] == whole
