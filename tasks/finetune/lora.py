@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM
+import logging
 
-from tasks.finetune.settings import LoraParams
-from tasks.stage import StageError
+# peft imports bitsandbytes, which takes our kernels/ for a package of that name and warns that it lacks a function
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+import torch  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from transformers import LlamaForCausalLM  # noqa: E402
+
+from tasks.finetune.settings import LoraParams  # noqa: E402
+from tasks.stage import StageError  # noqa: E402
 
 
 def configuration(model: LlamaForCausalLM, lora: LoraParams, rows: list[int] | None = None) -> LoraConfig:

@@ -1,0 +1,91 @@
+"""Tuning on given conversations: what each method trains, and that what it writes is what was trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tasks import params, stage
+from tasks.finetune import checkpoint, training, tune
+from tasks.finetune.masking import Example
+from tasks.finetune.settings import LoraParams, TrainingParams
+from tasks.stage import StageError
+
+RUNTIME = params.Runtime(threads=1, workers=1, executor="local", device="cpu", host="127.0.0.1", port=0, slots=1,
+                         api_key=None, log_level="INFO", hostfile=None)
+LORA = LoraParams(rank=4, alpha=4.0, targets=["q_proj", "v_proj", "down_proj"], max_merge_error=0.001)
+
+
+def values(method: str, **changed) -> tune.TuneParams:
+    return tune.TuneParams(**{
+        "method": method, "length": 256, "checked": 2, "checkpointing": False, "lora": LORA, "training": TrainingParams(
+            epochs=2, batch=4, drill_batch=4, matrix_rate=0.01, learning_rate=0.003, warmup=0.0, clip=1.0,
+            precision="bf16", keep_every=2)} | changed)
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    path = tmp_path / "given.jsonl"
+    path.write_text("".join(json.dumps({"messages": [
+        {"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": "yes " * 5}]}) + "\n"
+        for n in range(14)))
+    return path
+
+
+def run(base, conversations, folder, given):
+    stage.execute(tune.tune, {"base": ("input", base), "conversations": ("input", conversations),
+                              "model": ("output", folder / "out"), "metrics": ("output", folder / "out.json")},
+                  {"tune": given, "seed": 0, "resume": folder / "resume", "runtime": RUNTIME})
+    return json.loads((folder / "out.json").read_text())
+
+
+@pytest.mark.parametrize("method, checkpointing", [("full", True), ("lora", False), ("qlora", False)])
+def test_the_loss_falls_and_a_plain_directory_comes_out(base, conversations, tmp_path, method, checkpointing):
+    found = run(base, conversations, tmp_path, values(method, checkpointing=checkpointing))
+    assert found["loss_after"]["given"] < found["loss_before"]["given"] and found["steps"] == 6
+    before, after = (checkpoint.load_model(place).state_dict() for place in (base, tmp_path / "out"))
+    moved = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys() and not (tmp_path / "resume").exists()
+    assert moved == set(LORA.targets) if method != "full" else {"q_proj", "embed_tokens", "norm"} <= moved
+
+
+def test_gradients_pass_through_a_four_bit_base_after_an_evaluation(base):
+    """Those of the same model with its 4-bit weights written out, by autograd; bitsandbytes 0.50.2 loses them."""
+    import bitsandbytes
+
+    model = tune.prepared(base, "qlora", LORA, False, 0)
+    plain = tune.prepared(base, "lora", LORA, False, 0)
+    rows = [Example("x", list(range(4, 60)), [1] * 56)]
+    with torch.no_grad():
+        for name, module in plain.named_modules():
+            twin = dict(model.named_modules())[name]
+            base_layer = getattr(twin, "base_layer", None) if hasattr(twin, "lora_B") else twin
+            if isinstance(base_layer, bitsandbytes.nn.Linear4bit):
+                target = module.base_layer if hasattr(module, "lora_B") else module
+                target.weight.copy_(bitsandbytes.functional.dequantize_4bit(
+                    base_layer.weight.data, base_layer.weight.quant_state).float())
+        for made in (model, plain):
+            torch.manual_seed(1)
+            for name, weight in made.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(0, 0.05)
+    training.checked_loss(model, rows, 3)
+    gradients = []
+    for made in (model, plain):
+        made.train()
+        training.loss_of(made, rows, 3).backward()
+        gradients.append(torch.cat([p.grad.flatten() for n, p in made.named_parameters() if "layers.0" in n and
+                                    p.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+def test_what_cannot_be_tuned_is_one_line(base, conversations, tmp_path):
+    with pytest.raises(StageError, match="2 of them are kept to check|have at most 16 tokens"):
+        run(base, conversations, tmp_path, values("full", length=16))
+    with pytest.raises(StageError, match="folding the adapters moved a logit"):
+        run(base, conversations, tmp_path, values("lora", lora=LORA.model_copy(update={"max_merge_error": 1e-30})))
+    conversations.write_text("{}\n")
+    with pytest.raises(StageError, match="given.jsonl:1 is no conversation"):
+        run(base, conversations, tmp_path, values("full"))

@@ -1,0 +1,212 @@
+"""`./run adapt`: wrong task sets end in one line, and a tiny random model goes the whole way by real processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import adapt, decisions, taskset, trial, way
+from flows.taskset import TaskSetError
+from tasks import stage
+from tasks.finetune import tune
+from tests.serve import tiny
+
+TOOL = {"type": "function", "function": {"name": "route", "description": "send to a queue", "parameters": {
+    "type": "object", "properties": {"queue": {"type": "string", "enum": ["fox", "dog"]}}, "required": ["queue"],
+    "additionalProperties": False}}}
+WORDS = "one two three four five six seven eight nine ten eleven twelve red blue green cat hat sun moon tea".split()
+
+
+def values(**changed):
+    items = [{"question": f"The {word} {animal} came today", "call": {"name": "route", "arguments": {"queue": animal}}}
+             for word in WORDS[:10] for animal in ("fox", "dog")]
+    return {"name": "animals", "system": "", "metric": "call", "target": 0.9, "tools": [TOOL], "items": items,
+            "budget": {"memory_gib": 8, "minutes": 60}, "candidates": ["tiny"]} | changed
+
+
+def written(folder: Path, **changed) -> Path:
+    file = folder / "set.yaml"
+    file.write_text(yaml.safe_dump(values(**changed)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny random chat model."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.write_chat(folder)
+    return folder
+
+
+def conversation(question: str, queue: str) -> str:
+    call = {"type": "function", "function": {"name": "route", "arguments": {"queue": queue}}}
+    return json.dumps({"messages": [{"role": "user", "content": question},
+                                    {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [TOOL]})
+
+
+@pytest.mark.parametrize("changed, shown", [
+    ({"items": []}, "items = []"), ({"target": 1.5}, "target = 1.5"), ({"target": 0}, "target = 0"),
+    ({"name": "a/b"}, "name = 'a/b'"), ({"metric": "exact", "tools": []}, "has no `expected`"),
+    ({"items": [{"question": "q"}] * 9}, "has no `call`"), ({"candidates": []}, "candidates = []"),
+    ({"tools": ["telephone"]}, "no action 'telephone'"), ({"unknown": 1}, "no such key"),
+    ({"budget": {"memory_gib": -1, "minutes": 1}}, "budget.memory_gib = -1"), ({"tools": []}, "not among `tools`"),
+    ({"metric": "regex", "tools": [], "items": [{"question": f"q{n}", "expected": "("} for n in range(9)]},
+     "no pattern"),
+    ({"items": values()["items"] + values()["items"][:1]}, "asks what an earlier one asks"),
+])
+def test_wrong_task_sets_are_one_line(tmp_path, changed, shown):
+    with pytest.raises(TaskSetError) as caught:
+        taskset.read(written(tmp_path, **changed))
+    assert shown in str(caught.value) and "\n" not in str(caught.value) and "set.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("content, shown", [
+    (b"name: [", "not readable YAML"), (b"- 1", "must be a mapping"), ("name: café".encode("latin-1"), "not UTF-8"),
+    (None, "cannot be read"), (b"", "must be a mapping")])
+def test_a_file_that_is_no_task_set(tmp_path, content, shown):
+    file = tmp_path / "set.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(TaskSetError, match=shown):
+        taskset.read(file)
+
+
+def test_training_data_with_a_question_of_the_trial_is_refused_by_name(tmp_path):
+    given = taskset.read(written(tmp_path, training="learn.jsonl"))
+    asked = given.part(True)[0].question
+    data = tmp_path / "learn.jsonl"
+    for text in (asked, asked.upper() + "!", asked + " again"):
+        data.write_text(conversation("Nothing alike at all", "fox") + "\n" + conversation(text, "fox") + "\n")
+        with pytest.raises(TaskSetError, match="learn.jsonl:2 asks .*" + asked.split()[1]):
+            taskset.training(tmp_path / "set.yaml", given)
+    data.write_text(conversation("Nothing alike at all", "fox") + "\n")
+    assert len(taskset.training(tmp_path / "set.yaml", given)) == 1
+
+
+@pytest.mark.parametrize("line, shown", [
+    ("{", "learn.jsonl:1 is no conversation"), ('{"messages": []}', "is no conversation"), ("", "is empty"),
+    ('{"messages": [{"role": "robot", "content": "x"}]}', "a role is not"),
+    ('{"messages": [{"role": "user", "content": "x"}]}', "nothing to learn")])
+def test_broken_training_data_is_one_line(tmp_path, line, shown):
+    given = taskset.read(written(tmp_path, training="learn.jsonl"))
+    (tmp_path / "learn.jsonl").write_text(line)
+    with pytest.raises(TaskSetError, match=shown):
+        taskset.training(tmp_path / "set.yaml", given)
+
+
+@pytest.mark.parametrize("metric, expected, right, wrong", [
+    ("exact", "Paris", "paris.", "In Paris"), ("contains", "42", "It is 42, I think", "It is 420"),
+    ("number", "1200", "1,200 km", "12000"), ("regex", r"^\d+ km$", "12 km", "12 kms")])
+def test_metrics(metric, expected, right, wrong):
+    items = [{"question": f"q {word}", "expected": expected} for word in WORDS]
+    given = taskset.TaskSet.model_validate(values(metric=metric, tools=[], items=items))
+    item = given.items[0]
+    assert given.passes(item, right, []) and not given.passes(item, wrong, []) and not given.passes(item, None, [])
+
+
+def test_calls_are_compared_whole():
+    given = taskset.TaskSet.model_validate(values())
+    item = given.items[0]
+    assert given.passes(item, None, [("route", '{"queue": "fox"}')])
+    for call in (("route", '{"queue": "dog"}'), ("route", '{"queue": "fox", "n": 1}'), ("go", '{"queue": "fox"}'),
+                 ("route", "{")):
+        assert not given.passes(item, None, [call])
+
+
+@pytest.mark.parametrize("changed, shown", [({"candidates": ["nosuch"]}, "'nosuch' is neither a track"),
+                                            ({"items": []}, "items")])
+def test_the_command_line_ends_in_one_line_and_2(tmp_path, monkeypatch, capsys, changed, shown):
+    monkeypatch.setattr(sys, "argv", ["adapt", str(written(tmp_path, **changed))])
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert adapt.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and shown in said and said.count("\n") == 1
+
+
+def test_no_memory_for_any_method_is_one_line(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(way.trial, "ask", lambda _, given, items, *__: [trial.Outcome(False, "", [])] * len(items))
+    file = written(tmp_path, candidates=[str(model)], budget={"memory_gib": 0.01, "minutes": 9})
+    with pytest.raises(TaskSetError, match="budget: no method fits 0.01 GiB .* the smallest need is"):
+        adapt.run(file, root=tmp_path)
+
+
+def test_a_node_is_kept_until_its_inputs_or_its_artifact_change(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        (tmp_path / "thing").write_text("x")
+        return {"choice": "a", "reason": "b", "artifact": "thing"}
+
+    decisions.Decisions(tmp_path).node("one", {"x": 1}, make)
+    decisions.Decisions(tmp_path).node("one", {"x": 1}, make)
+    assert len(made) == 1
+    (tmp_path / "thing").unlink()
+    decisions.Decisions(tmp_path).node("one", {"x": 1}, make)
+    decisions.Decisions(tmp_path).node("one", {"x": 2}, make)
+    assert len(made) == 3
+    (tmp_path / "decisions.json").write_text("{broken")
+    decisions.Decisions(tmp_path).node("one", {"x": 2}, make)
+    assert len(made) == 4
+
+
+def test_a_tiny_model_goes_the_whole_way(tmp_path, model, monkeypatch):
+    """Untuned it is at a low target; so it is quantized, deployed, and answers over HTTP; again, nothing is done."""
+    file, seen = written(tmp_path, target=0.05, candidates=[str(model)]), []
+    link = adapt.run(file, lambda entry, kept: seen.append((entry["node"], entry["choice"], kept)), tmp_path)
+    assert [node for node, _, _ in seen] == ["contamination", "candidate", "gap", "quantize", "deploy", "smoke"], seen
+    assert ("gap", "none", False) in seen and link.is_symlink() and (link / "config.json").is_file()
+    record = json.loads((link.parent / "decisions.json").read_text(encoding="utf-8"))
+    assert all(entry["reason"] and entry["inputs"] for entry in record)
+    again = []
+    monkeypatch.setattr(way.trial, "ask", lambda *_: pytest.fail("asked again"))
+    adapt.run(file, lambda entry, kept: again.append(kept), tmp_path)
+    assert all(again)
+
+
+def here(command: list[str], _: Path) -> None:
+    """The tuning job in this process: what it computes is the same, torch is loaded already."""
+    job = tune.Job.model_validate_json(Path(command[-1]).read_text(encoding="utf-8"))
+    stage.execute(tune.tune, {"base": ("input", Path(job.base)), "conversations": ("input", Path(job.conversations)),
+                              "model": ("output", Path(job.model)), "metrics": ("output", Path(job.metrics))},
+                  {"tune": job.tune, "seed": job.seed, "resume": Path(job.resume), "runtime": tiny.RUNTIME})
+
+
+def test_a_trial_that_is_failed_goes_on_with_the_next_method_and_deploys_nothing(tmp_path, model, monkeypatch):
+    """Every method is trained for real; the trial's answers are given here: none is ever right."""
+    monkeypatch.setattr(way.trial, "ask", lambda _, given, items, *__: [trial.Outcome(False, "", [])] * len(items))
+    monkeypatch.setattr(way.making, "started", here)
+    seen = {}
+    with pytest.raises(way.NotReached, match="full: 0.000 is below the target .*; lora: .*; qlora: .* includes none"):
+        adapt.run(written(tmp_path, candidates=[str(model)]), lambda entry, _: seen.update({entry["node"]: entry}),
+                  tmp_path)
+    for number, kind in enumerate(("full", "lora", "qlora"), 1):
+        made = seen[f"tune {number}"]
+        assert made["choice"] == f"tuned-{kind}" and seen[f"trial {number}"]["choice"] == "failed"
+        assert made["numbers"]["loss after"]["given"] < made["numbers"]["loss before"]["given"]
+        assert (tmp_path / f"animals/tuned-{kind}/model.safetensors").is_file()
+    assert not (tmp_path / "animals/deployed").exists()
+
+
+@pytest.mark.parametrize("scores, chosen, reason", [
+    ({"small": 0, "big": 9}, "big", "scores"), ({"small": 4, "big": 5}, "small", "not told apart from")])
+def test_the_smallest_of_those_not_told_apart_is_chosen(tmp_path, model, monkeypatch, scores, chosen, reason):
+    big = tmp_path / "big"
+    shutil.copytree(model, big)
+    config = json.loads((big / "config.json").read_text())
+    (big / "config.json").write_text(json.dumps(config | {"intermediate_size": 256}))  # counted, never loaded here
+    small = tmp_path / "small"
+    shutil.copytree(model, small)
+    monkeypatch.setattr(way.trial, "ask", lambda place, given, items, *_: [
+        trial.Outcome(n < scores[place.name], "", []) for n, _ in enumerate(items)])
+    monkeypatch.setattr(adapt, "gap", lambda *_: pytest.fail("seen enough"))
+    seen = {}
+    with pytest.raises(pytest.fail.Exception):
+        adapt.run(written(tmp_path, candidates=[str(big), str(small)]),
+                  lambda entry, _: seen.update({entry["node"]: entry}), tmp_path)
+    assert seen["candidate"]["choice"].endswith(chosen) and reason in seen["candidate"]["reason"]
