@@ -69,6 +69,15 @@ def descendants(stages: list[Stage], name: str) -> set[str]:
     return below
 
 
+def ancestors(stages: list[Stage], name: str) -> set[str]:
+    """Names of `name` and all stages above it."""
+    above = {name}
+    for stage in reversed(stages):
+        if stage.name in above:
+            above |= set(stage.parents)
+    return above
+
+
 def order_lock(root: Path, stages: list[Stage]) -> None:
     """Put the entries of dvc.lock in the order a serial `dvc repro` writes them.
 

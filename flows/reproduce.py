@@ -1,6 +1,6 @@
 """One stage through DVC, in a process group that dies with the runner that started it.
 
-    python -m flows.reproduce STAGE      (stdin: a pipe that the runner holds open)
+    python -m flows.reproduce STAGE [--force]      (stdin: a pipe that the runner holds open)
 
 A runner killed outright cannot stop what it started, and an orphaned stage would go on writing beside the next
 run. So this process leads a group of its own (DVC, shell, stage) and kills all of it when the pipe closes.
@@ -23,8 +23,8 @@ def watch(descriptor: int) -> None:
 
 def main() -> int:
     """Run `dvc --wait-for-lock repro --single-item STAGE` in this process; its exit code."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m flows.reproduce STAGE")
+    if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--force"]):
+        sys.exit("usage: python -m flows.reproduce STAGE [--force]")
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
     pipe = os.dup(0)
@@ -33,7 +33,7 @@ def main() -> int:
     threading.Thread(target=watch, args=(pipe,), daemon=True).start()
     from dvc.cli import main as dvc
 
-    return dvc(["--wait-for-lock", "repro", "--single-item", sys.argv[1]])
+    return dvc(["--wait-for-lock", "repro", "--single-item", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

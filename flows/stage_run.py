@@ -42,15 +42,16 @@ class Outcome:
     peak_mib: int
 
 
-def run_stage(name: str, workspace: Path, say: Callable[[str, bool], None]) -> Outcome:
-    """Run stage `name` of the DVC repository `workspace`; `say(line, passing)` gets each line of its output.
+def run_stage(name: str, workspace: Path, say: Callable[[str, bool], None], force: bool = False) -> Outcome:
+    """Run stage `name` of the DVC repository `workspace`; `say(line, passing)` gets each line of its output. `force`
+    runs it though nothing it depends on has changed.
 
     Waits while another DVC process is busy with the stage's paths. The stage's whole process group is dead when
     this returns or raises.
     """
     begin = time.monotonic()
     while True:
-        code, lines, peak = attempt(name, workspace, say)
+        code, lines, peak = attempt(name, workspace, say, force)
         busy = code != 0 and any("is busy, it is being blocked by" in line for line in lines)
         if not busy or time.monotonic() - begin > BUSY_PATIENCE:
             break
@@ -66,9 +67,10 @@ def run_stage(name: str, workspace: Path, say: Callable[[str, bool], None]) -> O
     return Outcome("Completed", f"ran in {seconds:.1f} s, peak memory {peak} MiB", seconds, peak)
 
 
-def attempt(name: str, workspace: Path, say: Callable[[str, bool], None]) -> tuple[int, list[str], int]:
+def attempt(name: str, workspace: Path, say: Callable[[str, bool], None], force: bool
+            ) -> tuple[int, list[str], int]:
     """One `dvc repro --single-item`: (exit code, last 200 lines, peak resident MiB of its largest process)."""
-    command = [sys.executable, "-P", str(Path(reproduce.__file__)), name]
+    command = [sys.executable, "-P", str(Path(reproduce.__file__)), name, *(["--force"] if force else [])]
     process = subprocess.Popen(command, cwd=workspace, env=stage_environment(workspace), stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     with guard:
