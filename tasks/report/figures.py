@@ -13,6 +13,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend is chosen before pyplot picks one
 
 INK, GRID = "#808a96", "#808a9640"
+WIDTH = 5.6  # inches; a phone shows ten points of it in eight pixels
 COLOURS = ("#2f7ed8", "#e4572e", "#2a9d5c", "#a259c4", "#c98a00", "#17a2b8")
 plt.rcParams.update({
     "svg.hashsalt": "catena", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
@@ -23,9 +24,9 @@ plt.rcParams.update({
 
 
 def lines(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str,
-          levels: dict[str, float] | None = None, height: float = 3.2) -> Markup:
+          levels: dict[str, float] | None = None, height: float = 2.6) -> Markup:
     """A line chart: `series` name -> (xs, ys); `levels` name -> a dashed horizontal line with its name on it."""
-    figure, axes = plt.subplots(figsize=(7.6, height))
+    figure, axes = plt.subplots(figsize=(WIDTH, height))
     for (name, (xs, ys)), colour in zip(series.items(), COLOURS, strict=False):
         axes.plot(xs, ys, label=name, color=colour, linewidth=1.8)
     edge = axes.get_xlim()[1]
@@ -43,7 +44,7 @@ def bars(values: dict[str, float], *, x: str, errors: dict[str, float] | None = 
          marks: dict[str, float] | None = None) -> Markup:
     """Horizontal bars from the top in the order given, with optional error bars and a mark (chance) on each."""
     names = list(values)
-    figure, axes = plt.subplots(figsize=(7.6, 0.6 + 0.34 * len(names)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6 + 0.3 * len(names)))
     axes.barh(names, [values[n] for n in names], color=COLOURS[0], height=0.62,
               xerr=[(errors or {}).get(n, 0.0) for n in names] if errors else None, ecolor=INK)
     for name, mark in (marks or {}).items():
@@ -53,6 +54,20 @@ def bars(values: dict[str, float], *, x: str, errors: dict[str, float] | None = 
     axes.set_xlabel(x)
     axes.grid(axis="y", visible=False)
     return svg(figure)
+
+
+def scored(values: dict[str, float], errors: dict[str, float], trivial: float) -> Markup:
+    """A small chart of one score: a lying bar a model with its standard error, and a line where a trivial answerer
+    stands. Title and legend are the page's."""
+    names = list(values)
+    figure, axes = plt.subplots(figsize=(3.9, 0.5 + 0.28 * len(names)), layout="constrained")
+    axes.barh(names, [values[name] for name in names], xerr=[errors[name] for name in names], color=COLOURS[0],
+              ecolor=INK, height=0.62)
+    axes.axvline(trivial, color=COLOURS[1], linewidth=2)
+    axes.set_xlim(0, 1.05 * max(trivial, *(values[name] + errors[name] for name in names), 0.1))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    return svg(figure, bounds=None)
 
 
 def beside(panel: Panel, size: tuple[float, float] = (3.9, 2.3)) -> Markup:

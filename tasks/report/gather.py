@@ -1,7 +1,8 @@
 """The metrics files as tables: what the page, the model card and the README all print.
 
-A table is {"head": [column names], "rows": [[first cell, ...]]} of ready strings, so that a number looks the same
-wherever it is read. Nothing here computes a result; it only reads what the stages wrote.
+A table is {"head": [column names], "rows": [[first cell, ...]], "from": [source of the row, or one a cell]} of ready
+strings, so that a number looks the same wherever it is read; a source is "FILE KEY", the file below metrics/ and the
+dotted key in it. Nothing here computes a result; it only reads what the stages wrote.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
+def require(metrics: Path, *names: str) -> None:
+    """Raises StageError naming the first of `names`, files or folders below `metrics`, that is not there or empty."""
+    for name in names:
+        path = metrics / name
+        if not (path.is_file() or any(path.glob("*.json"))):
+            raise StageError(f"{path} is not there: ./run makes it (or ./run repro {path.stem}), then start again")
+
+
 def folder(path: Path) -> dict[str, dict[str, Any]]:
     """name -> metrics of every JSON file directly in `path`; empty where there is no such folder."""
     return {file.stem: load(file) for file in sorted(path.glob("*.json"))}
@@ -71,7 +80,7 @@ def estimate(found: dict[str, Any]) -> str:
 
 def scores(models: dict[str, dict[str, Any]]) -> Table:
     """One row a score, one column a model, last what the best trivial answerer gets on the same items."""
-    rows = []
+    rows, sources = [], []
     for (task, metric), label in SCORES.items():
         found = {name: model["scores"].get(task, {}).get(metric) for name, model in models.items()}
         if not any(found.values()):
@@ -84,7 +93,10 @@ def scores(models: dict[str, dict[str, Any]]) -> Table:
         shown = f"{beside:.3f} ({name})" if beside >= 0.001 or beside == 0 else f"{beside:.1e} ({name})"
         items = next(cell["n"] for cell in found.values() if cell)
         rows.append([f"{label}, n={items}", *(estimate(cell) if cell else "" for cell in found.values()), shown])
-    return {"head": ["score", *models, "trivial"], "rows": rows}
+        files = [f"evaluate/{model}.json scores.{task}.{metric}" for model in found]
+        named = next(file for file, cell in zip(files, found.values()) if cell)
+        sources.append(["", *files, f"{named}.baselines.{trivial[0][0]}"])
+    return {"head": ["score", *models, "trivial"], "rows": rows, "from": sources}
 
 
 def retention(metrics: Path) -> Table:
@@ -96,6 +108,8 @@ def retention(metrics: Path) -> Table:
         "rows": [[name, number(found["read"]), number(found["kept"]), number(sum(found["dropped"].values())),
                   number(found["failed"]), f"{found['kept'] / read:.1%}", number(found["characters_out"]),
                   f"{found['characters_out'] / whole:.1%}"] for name, found in stages.items()],
+        "from": [["", *(f"{name}.json {key}" for key in (
+            "read", "kept", "dropped", "failed", "kept", "characters_out", "characters_out"))] for name in stages],
     }
 
 
@@ -108,28 +122,32 @@ def training(metrics: Path) -> Table:
         "rows": [[track, number(table["parameters"]), number(table["tokens"]),
                   f"{table['held_out_bpb']:.3f} ± {table['held_out_bpb_stderr']:.3f}",
                   *(number(table["baselines_bpb"][name]) for name in names)] for track, table in found.items()],
+        "from": [["", *(f"pretrain/{track}.json {key}" for key in (
+            "parameters", "tokens", "held_out_bpb", *(f"baselines_bpb.{name}" for name in names)))] for track in found],
     }
 
 
 def tuning(metrics: Path) -> Table:
     """One row a tuning stage and track: what it learned from, what it changed on held-out examples, the merge's error."""
-    rows = []
+    rows, sources = [], []
     for track, found in folder(metrics / "sft").items():
         losses = (f"{kind} {before:.2f} → {found['loss_after'][kind]:.2f}"
                   for kind, before in found["loss_before"].items())
         rows.append([f"sft {track}", number(sum(found["conversations"].values())), f"loss: {', '.join(losses)}",
                      f"{found['merge_error']:.1e} (limit {found['merge_error_limit']:.0e})"])
+        sources.append(["", *(f"sft/{track}.json {key}" for key in ("conversations", "loss_after", "merge_error"))])
     for track, found in folder(metrics / "preference").items():
         rows.append([f"preference {track}", number(found["pairs"]),
                      f"pairs ranked right {found['before']['accuracy']:.3f} → {found['after']['accuracy']:.3f}",
                      f"{found['merge_error']:.1e} (limit {found['limits']['merge_error']:.0e})"])
+        sources.append(["", *(f"preference/{track}.json {key}" for key in ("pairs", "after.accuracy", "merge_error"))])
     return {"head": ["stage", "examples", "held-out, before → after", "largest logit change of the merge"],
-            "rows": rows}
+            "rows": rows, "from": sources}
 
 
 def quantization(metrics: Path) -> Table:
     """One row a track and rounding: perplexity, agreement with the full model, KL; then the export's parity."""
-    rows = []
+    rows, sources = [], []
     for track, found in folder(metrics / "quantize").items():
         for key, label in (("full", "full precision"), ("nearest", "int4, round to nearest"), ("awq", "int4, AWQ")):
             one, limits = found[key], found["limits"]
@@ -138,13 +156,19 @@ def quantization(metrics: Path) -> Table:
                          f"{one['perplexity_ratio']:.3f}" + (f" (limit {limits['perplexity_ratio']})" if gate else ""),
                          f"{one['agreement']:.3f}" + (f" (limit {limits['agreement']})" if gate else ""),
                          f"{one['top1_kept']:.1%}", f"{one['kl']:.4f}"])
+            sources.append(["", *(f"quantize/{track}.json {key}.{name}" for name in (
+                "perplexity", "perplexity_ratio", "agreement", "top1_kept", "kl"))])
     for track, found in folder(metrics / "export").items():
         rows += [beside(f"{track}: {name} beside torch int4", one, found["limits"])
                  for name, one in {"ONNX": found, **found["others"]}.items()]
+        sources += [f"export/{track}.json {key}" for key in (
+            "top1", *(f"others.{name}.top1" for name in found["others"]))]
     for track, found in folder(metrics / "serve_bench").items():
         one = found["beside_torch"]
         rows.append(beside(f"{track}: served ({one['backend']}) beside torch int4", one, one["limits"]))
-    return {"head": ["model", "perplexity", "ratio", "same top token", "top-1 accuracy kept", "KL, nats"], "rows": rows}
+        sources.append(f"serve_bench/{track}.json beside_torch")
+    return {"head": ["model", "perplexity", "ratio", "same top token", "top-1 accuracy kept", "KL, nats"], "rows": rows,
+            "from": sources}
 
 
 def beside(label: str, found: dict[str, Any], limits: dict[str, float]) -> list[str]:
@@ -154,7 +178,7 @@ def beside(label: str, found: dict[str, Any], limits: dict[str, float]) -> list[
 
 def serving(metrics: Path, timing: Path) -> Table:
     """One row a track and number of streams: rates and latencies where they were measured here, and parity."""
-    rows = []
+    rows, sources = [], []
     for track, found in folder(metrics / "serve_bench").items():
         file = timing / f"serve_bench-{track}.json"
         measured = load(file) if file.exists() else {"rounds": {}}
@@ -167,13 +191,15 @@ def serving(metrics: Path, timing: Path) -> Table:
                            else ("not measured here", "", "", "")),
                          parity, f"{measured['rss_bytes'] / 2**20:.0f}" if one else "",
                          f"{measured['load_seconds']:.1f}" if one else ""])
+            seconds = f"../.runtime/timing/{file.name} rounds.{streams}" if one else ""
+            sources.append(["", *[seconds] * 4, f"serve_bench/{track}.json parity", seconds, seconds])
     return {"head": ["track", "tokens/s", "first token p50, ms", "p90, ms", "a token p50, ms",
-                     "greedy texts equal to alone", "memory, MiB", "load, s"], "rows": rows}
+                     "greedy texts equal to alone", "memory, MiB", "load, s"], "rows": rows, "from": sources}
 
 
 def agents(metrics: Path) -> Table:
     """One row a track and family of tasks, the whole first: pass rates with and without tools, their difference."""
-    rows = []
+    rows, sources = [], []
     for track, found in folder(metrics / "agents").items():
         for family, one in {"all tasks": found, **found["families"]}.items():
             difference = one["difference"]
@@ -181,5 +207,8 @@ def agents(metrics: Path) -> Table:
                          estimate(one["without_tools"]), f"{difference['value']:+.3f} ± {difference['stderr']:.3f}",
                          f"{found['random_call']:.4f}" if one is found else "",
                          f"{found['calls']['done']} of {found['calls']['made']}" if one is found else ""])
+            inside = "" if one is found else f"families.{family}."
+            sources.append(["", *(f"agents/{track}.json {inside}{key}" if key in one else "" for key in (
+                "with_tools", "without_tools", "difference", "random_call", "calls"))])
     return {"head": ["track: tasks", "with tools", "without", "paired difference", "random valid call", "calls that ran"],
-            "rows": rows}
+            "rows": rows, "from": sources}

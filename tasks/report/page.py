@@ -48,6 +48,7 @@ def report(metrics: Input, transcripts: Input, rejected: Input, samples: Input, 
     rejects.write(dropped, environment)
     page = environment.get_template("page.html.j2").render(
         tables, commit=lineage.commit(), tiles=tiles(metrics, found), curves=curves(metrics),
+        scores_figures=scored(found), quantization_figure=ratios(metrics),
         funnel=picture.funnel(metrics), panels=drawn(made, metrics), pairs=picture.pairs(rejected),
         samples=picture.samples(samples), agents_figure=passes(metrics), serving=gather.serving(metrics, TIMING),
         transcripts=shown(transcripts), rejects=dropped, machine=lineage.machine(),
@@ -59,18 +60,50 @@ def report(metrics: Input, transcripts: Input, rejected: Input, samples: Input, 
 
 
 def tiles(metrics: Path, models: dict[str, Any]) -> list[dict[str, str]]:
-    """The few figures a reader wants first."""
+    """The few figures a reader wants first, each with its source as gather's tables have it."""
     left = gather.load(metrics / "decontaminate.json")
-    out = [{"name": "characters of training text", "value": f"{left['characters_out'] / 1e6:.1f} M"}]
+    out = [{"name": "characters of training text", "value": f"{left['characters_out'] / 1e6:.1f} M",
+            "from": "decontaminate.json characters_out"}]
     for track, found in gather.folder(metrics / "pretrain").items():
         beside = found["baselines_bpb"]
         out.append({"name": f"{track}: held-out bits per byte (bigram {beside['bigram']:.2f}, "
-                            f"xz {beside['xz']:.2f})", "value": f"{found['held_out_bpb']:.2f}"})
+                            f"xz {beside['xz']:.2f})", "value": f"{found['held_out_bpb']:.2f}",
+                    "from": f"pretrain/{track}.json held_out_bpb"})
+    for track, found in gather.folder(metrics / "quantize").items():
+        out.append({"name": f"{track}: perplexity of int4 over full precision (limit "
+                            f"{found['limits']['perplexity_ratio']})",
+                    "value": f"{found['awq']['perplexity_ratio']:.3f}",
+                    "from": f"quantize/{track}.json awq.perplexity_ratio"})
     for track, found in gather.folder(metrics / "agents").items():
         out.append({"name": f"{track}: tasks solved with tools (without: {found['without_tools']['value']:.0%})",
-                    "value": f"{found['with_tools']['value']:.0%}"})
-    out.append({"name": "models scored", "value": str(len(models))})
+                    "value": f"{found['with_tools']['value']:.0%}", "from": f"agents/{track}.json with_tools"})
+    if models:
+        out.append({"name": "models scored", "value": str(len(models)), "from": "evaluate"})
     return out
+
+
+def scored(models: dict[str, Any]) -> list[dict[str, Any]]:
+    """A small figure a score, models in their order, the best trivial answerer as a line."""
+    out = []
+    for (task, metric), name in gather.SCORES.items():
+        cells = {model: cell for model, found in models.items() if (cell := found["scores"].get(task, {}).get(metric))}
+        if cells:
+            lower = metric == "bits_per_byte"
+            best = (min if lower else max)(next(iter(cells.values()))["baselines"].values())
+            out.append({"name": name, "figure": figures.scored({model: cell["value"] for model, cell in cells.items()},
+                                                               {model: cell["stderr"] for model, cell in cells.items()},
+                                                               best)})
+    return out
+
+
+def ratios(metrics: Path) -> figures.Markup:
+    """Perplexity over full precision's of both ways of rounding, every track's limit as the mark."""
+    values, marks = {}, {}
+    for track, found in gather.folder(metrics / "quantize").items():
+        for key, label in (("nearest", "round to nearest"), ("awq", "AWQ")):
+            values[f"{track}, {label}"] = found[key]["perplexity_ratio"]
+        marks[f"{track}, AWQ"] = found["limits"]["perplexity_ratio"]
+    return figures.bars(values, x="perplexity over full precision's", marks=marks)
 
 
 def drawn(made: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
@@ -95,7 +128,7 @@ def curves(metrics: Path) -> list[dict[str, Any]]:
         for path in sorted((metrics / name).glob("*.csv")):
             curve = gather.curve(path)
             losses = {column: (curve["step"], values) for column, values in curve.items() if column != "step"}
-            out.append({"name": f"{name}, {path.stem}", "figure": figures.lines(losses, x="step", y="loss", height=2.4),
+            out.append({"name": f"{name}, {path.stem}", "figure": figures.lines(losses, x="step", y="loss", height=2.0),
                         "caption": CAPTIONS[name]})
     return out
 

@@ -142,7 +142,8 @@ def sources(made: Mapping[str, Any]) -> Table:
                      *(number(sums[f"{side} {unit}"]) for unit in ("documents", "characters")
                        for side in ("before", "after")), share(sums["after characters"], sums["before characters"])])
     return {"head": ["source", "licence", "language", "snapshot", "year", "documents extracted", "in the corpus",
-                     "characters extracted", "in the corpus", "kept"], "rows": rows}
+                     "characters extracted", "in the corpus", "kept"], "rows": rows,
+            "from": ["picture.json before.cells, after.cells"] * len(rows)}
 
 
 def mixture(metrics: Path) -> Table:
@@ -152,7 +153,9 @@ def mixture(metrics: Path) -> Table:
             "rows": [[f"{kind}: {plain(name)}", number(one["documents"]), number(one["characters"]),
                       f"{one['share_before']:.1%}", f"{one['share_after']:.1%}", f"{one['epochs']:.2f}",
                       number(one["tokens_estimate"])]
-                     for kind in ("source", "language", "domain") for name, one in found[kind].items()]}
+                     for kind in ("source", "language", "domain") for name, one in found[kind].items()],
+            "from": [f"mixture.json {kind}.{plain(name)}" for kind in ("source", "language", "domain")
+                     for name in found[kind]]}
 
 
 def classifiers(metrics: Path) -> Table:
@@ -169,7 +172,8 @@ def classifiers(metrics: Path) -> Table:
                      by_language, *(rate(one[key]) for key in ("accuracy", "precision", "recall")),
                      f"{one['threshold']}", f"{one['calibration_error']:.3f}"])
     return {"head": ["classifier", "n", "AUC (limit)", "by language", "accuracy", "precision", "recall",
-                     "from score", "calibration"], "rows": rows}
+                     "from score", "calibration"], "rows": rows,
+            "from": [f"classifiers.json {name}" for name, *_ in rows]}
 
 
 def masked(metrics: Path) -> Table:
@@ -177,7 +181,8 @@ def masked(metrics: Path) -> Table:
     found = gather.load(metrics / "safety.json")
     return {"head": ["masked", "number", "in a million characters"],
             "rows": [[name, number(count), f"{1e6 * count / max(1, found['characters_in']):.2f}"]
-                     for name, count in sorted(found["masked"].items(), key=lambda item: (-item[1], item[0]))]}
+                     for name, count in sorted(found["masked"].items(), key=lambda item: (-item[1], item[0]))],
+            "from": ["safety.json masked"] * len(found["masked"])}
 
 
 def directions(metrics: Path) -> Table:
@@ -185,7 +190,8 @@ def directions(metrics: Path) -> Table:
     found = gather.load(metrics / "decontaminate.json")
     return {"head": ["found as", "documents", "pairs"],
             "rows": [[name.replace("_", " "), number(one["documents"]), number(one["pairs"])]
-                     for name, one in found["directions"].items()]}
+                     for name, one in found["directions"].items()],
+            "from": [f"decontaminate.json directions.{name}" for name in found["directions"]]}
 
 
 def pairs(rejected: Path) -> dict[str, Any]:

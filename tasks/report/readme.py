@@ -1,6 +1,7 @@
-"""Writes the results tables of README.md between its markers, from the metrics files.
+"""Writes what README.md and README.zh.md take from a run between their markers: the results tables from the metrics
+files in both, and in the Chinese one the English one's transcript.
 
-`python -m tasks.report.readme` after a run; a test holds that the README says what metrics/ says.
+`python -m tasks.report.readme` after a run; a test holds that both say what metrics/ says.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tasks import params
 from tasks.report import card, gather
 from tasks.stage import StageError
 
-README, METRICS = Path("README.md"), Path("metrics")
+README, CHINESE, METRICS = Path("README.md"), Path("README.zh.md"), Path("metrics")
 
 
 def tables(metrics: Path) -> str:
@@ -25,18 +26,35 @@ def tables(metrics: Path) -> str:
     return "\n".join(card.markdown(table) for table in made)
 
 
-def filled(readme: str, body: str) -> str:
-    """`readme` with `body` between the results markers. Raises StageError where the markers are not there once."""
-    made, count = re.subn(r"(<!-- results -->\n).*?(<!-- /results -->)", lambda m: m[1] + body + m[2], readme,
+def filled(readme: str, body: str, name: str = "results") -> str:
+    """`readme` with `body` between the markers of `name`. Raises StageError where the markers are not there once."""
+    made, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: m[1] + body + m[2], readme,
                           flags=re.DOTALL)
     if count != 1:
-        raise StageError(f"README.md has {count} pairs of results markers; it needs one")
+        raise StageError(f"the README has {count} pairs of {name} markers; it needs one")
     return made
+
+
+def transcript(readme: str) -> str:
+    """The fenced block between the transcript's markers. Raises StageError where there is none."""
+    found = re.search(r"<!-- transcript -->\n(```\n.*?```\n)", readme, re.DOTALL)
+    if not found:
+        raise StageError("README.md has no transcript: a fenced block behind its <!-- transcript --> marker")
+    return found[1]
+
+
+def both(english: str, chinese: str, metrics: Path) -> tuple[str, str]:
+    """The two READMEs, filled."""
+    body = tables(metrics)
+    english = filled(english, body)
+    return english, filled(filled(chinese, body), transcript(english), "transcript")
 
 
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="python -m tasks.report.readme", description=__doc__.splitlines()[0]).parse_args()
     try:
-        README.write_text(filled(README.read_text(encoding="utf-8"), tables(METRICS)), encoding="utf-8")
+        texts = both(README.read_text(encoding="utf-8"), CHINESE.read_text(encoding="utf-8"), METRICS)
     except StageError as error:
         sys.exit(f"error: {error}")
+    for path, text in zip((README, CHINESE), texts, strict=True):
+        path.write_text(text, encoding="utf-8")

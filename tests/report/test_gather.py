@@ -1,11 +1,14 @@
 """The tables say what the metrics files say, and a torn file is one clear line."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from tasks.report import card, gather, lineage, readme
+from tasks.report import card, gather, lineage, picture, readme
 from tasks.stage import StageError
+
+METRICS = Path(__file__).resolve().parents[2] / "metrics"
 
 
 def score(value, stderr, baselines, n=50):
@@ -77,3 +80,45 @@ def test_lineage_reads_every_stage_of_a_lock(tmp_path):
     assert lineage.stages(lock) == [{"name": "one", "cmd": "python -m x", "params": {}, "deps": [("a", "aa", 3)],
                                      "outs": [("b", "bb", 4)]}]
     assert lineage.stages(tmp_path / "none") == []
+
+
+def tables():
+    """Every table of the committed metrics."""
+    made = gather.load(METRICS / "picture.json")
+    return [gather.scores(gather.folder(METRICS / "evaluate")), picture.sources(made),
+            *(one(METRICS) for one in (gather.retention, gather.training, gather.tuning, gather.quantization,
+                                       gather.agents, picture.mixture, picture.classifiers, picture.masked,
+                                       picture.directions))]
+
+
+@pytest.mark.parametrize("table", tables(), ids=lambda table: table["head"][0])
+def test_every_number_names_a_file_and_a_key_that_are_there(table):
+    assert len(table["from"]) == len(table["rows"]) > 0
+    for row, sources in zip(table["rows"], table["from"]):
+        assert isinstance(sources, str) or len(sources) == len(row)
+        for source in filter(None, [sources] if isinstance(sources, str) else sources[1:]):
+            file, _, keys = source.partition(" ")
+            for key in keys.split(", "):
+                found = json.loads((METRICS / file).read_text())
+                for part in key.split("."):
+                    found = found[part]
+
+
+def test_a_cells_source_holds_its_number():
+    models = gather.folder(METRICS / "evaluate")
+    table = gather.scores(models)
+    for row, sources in zip(table["rows"], table["from"]):
+        for cell, source in zip(row[1:], sources[1:]):
+            file, _, key = source.partition(" ")
+            found = json.loads((METRICS / file).read_text())
+            for part in key.split("."):
+                found = found[part]
+            assert cell.split()[0] == (f"{found:.3f}" if isinstance(found, float) else f"{found['value']:.3f}")
+
+
+def test_what_a_notebook_needs_is_asked_for_by_name(tmp_path):
+    gather.require(METRICS, "pretrain", "extract.json")
+    (tmp_path / "quantize").mkdir()
+    for name in ("quantize", "extract.json"):
+        with pytest.raises(StageError, match=f"{name} is not there: ./run makes it"):
+            gather.require(tmp_path, name)

@@ -58,7 +58,7 @@ def metrics(folder):
             "directions": {"near_duplicate": {"documents": 1, "pairs": 3}}},
         "mixture": stage(4, 4, {}, 400) | {"all": {"all": row}, "source": {"docs": row}, "language": {"en": row},
                                            "domain": {"code": row}},
-        "evalsets": {"held_out_documents": 2},
+        "evalsets": {"held_out_documents": 2}, "crawl": {"docs": {"pages": 7, "bytes": 9, "dropped": {}}},
         "classifiers": {"ads": {"accuracy": rate(0.9), "precision": rate(0.8), "recall": rate(0.7), "auc": 0.95,
                                 "min_auc": 0.9, "threshold": 0.5, "calibration_error": 0.02,
                                 "accuracy_by_language": {"zh": {"auc": 0.94}, "en": {"auc": 0.96}}}}}
@@ -193,13 +193,29 @@ def test_hostile_samples_and_pairs_stay_text(report):
     assert 'style="width:80.00%"' in source and "Nothing was cut after extraction" in source
 
 
-def test_the_data_card_says_what_was_removed(report):
+def test_the_cards_say_what_was_made_and_every_number_leads_to_its_file(report):
     write(Path("samples/samples.jsonl"), sample("text"))
-    report()
+    _, tags = report()
     card = Path("DATA_CARD.md").read_text("utf-8")
     assert "| filter | short | 2 | 20.0% |" in card and "| extract | failed | 1 | 10.0% |" in card
     assert "| novel | CC0-1.0 | zh | 1 | - | 2 | 1 | 400 | 100 | 25.0% |" in card and "| email | 2 | 2000.00 |" in card
     assert "4 documents, 400 characters; 800\ncharacters with its repeats" in card
+    assert "1 pinned packages, sites and files" in card and "7 pages were crawled from 1\nsites" in card
+    for section in ("Motivation", "Composition", "Collection", "Cleaning and labelling", "Uses", "Distribution",
+                    "Maintenance"):  # Gebru et al. 2018
+        assert f"\n## {section}\n" in card
+
+    about_models = Path("MODEL_CARD.md").read_text("utf-8")
+    for section in ("Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
+                    "Ethical considerations", "Caveats and recommendations"):  # Mitchell et al. 2019
+        assert f"\n## {section}\n" in about_models
+    assert "4 documents, 400 characters. Of\n500 characters 2.00% overlapped" in about_models
+    assert len(about_models.splitlines()) < 100  # one page
+    links = [attributes for tag, attributes in tags if tag == "a" and attributes.get("class") == "v"]
+    assert {"decontaminate.json", "safety.json", "extract.json"} <= {Path(link["href"]).name for link in links}
+    for link in links:
+        path, name = Path("report", link["href"]), link["title"].partition(": ")[0]
+        assert path.is_file() and path.resolve() == Path(name).resolve()
 
 
 @pytest.mark.parametrize(("path", "content", "said"), [
