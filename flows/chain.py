@@ -10,14 +10,13 @@ holds a lock on its workspace for its life: a second run waits, and the next one
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import queue
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dvc.exceptions import DvcException
@@ -27,12 +26,14 @@ from prefect import flow, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Crashed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import allow_failure
 
-from flows import artifacts, graph, lineage
+from flows import artifacts, graph, lineage, lock, machine
 from flows.console import Console
 from flows.stage_run import Outcome, kill_all, run_stage
 from tasks import stage as stage_process
@@ -43,11 +44,15 @@ from tasks.report.lineage import processor
 # track's stage has the cores; more would only compete for them and for memory.
 TOGETHER = 2
 PROGRESS_EVERY = 10.0  # seconds between progress lines of one stage in the run's log
+SLOTS = "catena-stages"  # Prefect's global limit on stages at work in all runs, where it is set (./run schedule)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=0, log_prints=False, task_run_name="{name}")
-def run_one(name: str, workspace: str, fate: str, count: str, console: Console) -> State:
-    """One stage: `fate` is "clean" (nothing to do), "run", or the name of a parent that did not end well."""
+def run_one(name: str, workspace: str, fate: str, count: str, console: Console, shared: bool) -> State:
+    """One stage: `fate` is "clean" (nothing to do), "run", or the name of a parent that did not end well.
+
+    `shared`: it takes one of the SLOTS while it runs, and waits for one.
+    """
     log = get_run_logger()
     if fate == "clean":
         outcome = Outcome("Cached", "code, inputs and outputs unchanged", 0.0, 0)
@@ -61,13 +66,16 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console) 
             if not passing or due():
                 log.info("%s", text)
 
-        console.line("started", name)
-        outcome = run_stage(name, Path(workspace), say)
+        if shared:
+            console.line(f"waits for one of the {SLOTS}", name)
+        with concurrency(SLOTS, raise_on_lease_renewal_failure=False) if shared else nullcontext():
+            console.line("started", name)
+            outcome = run_stage(name, Path(workspace), say)
         if outcome.name == "Completed":
-            lock = (Path(workspace) / "dvc.lock").read_text(encoding="utf-8")
+            written = (Path(workspace) / "dvc.lock").read_text(encoding="utf-8")
             stage_process.write_timing(f"stage-{name}", {
-                "seconds": round(outcome.seconds, 2), "peak_mib": outcome.peak_mib, "entry": lineage.block(lock, name),
-                "machine": f"{processor()}, {os.cpu_count()} cores"})
+                "seconds": round(outcome.seconds, 2), "peak_mib": outcome.peak_mib,
+                "entry": lineage.block(written, name), "machine": f"{processor()}, {os.cpu_count()} cores"})
     log.info("%s: %s", outcome.name, outcome.message)
     console.state(name, outcome.name, count, outcome.message)
     good = outcome.name in ("Cached", "Restored", "Completed")
@@ -76,11 +84,14 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console) 
 
 @flow(name="catena", validate_parameters=False, persist_result=False, flow_run_name="{profile} {commit}",
       task_runner=ThreadPoolTaskRunner(max_workers=TOGETHER))
-def chain(workspace: str, profile: str, commit: str) -> State:
-    """Run every stage of `workspace` that is not up to date; one task run for each stage, whatever its end."""
+def chain(workspace: str, profile: str, commit: str, until: str | None = None) -> State:
+    """Run every stage of `workspace` that is not up to date, or only stage `until` and those above it; one task run for
+    each stage, whatever its end."""
     try:
-        stages = graph.read(Path(workspace))
-        dirty = stale(Path(workspace))
+        every = graph.read(Path(workspace))
+        wanted = graph.ancestors(every, until) if until else {stage.name for stage in every}
+        stages = [stage for stage in every if stage.name in wanted]
+        dirty = stale(Path(workspace)) & wanted
         if dirty:
             judge(workspace)
     except (graph.GraphError, ParamsError, DvcException) as error:
@@ -91,8 +102,11 @@ def chain(workspace: str, profile: str, commit: str) -> State:
     except BaseException:
         kill_all()
         raise
-    graph.order_lock(Path(workspace), stages)
-    artifacts.publish(Path(workspace))
+    if made := [name for name, state in states.items() if state.name == "Completed"]:
+        machine.record(Path(workspace), made)
+    graph.order_lock(Path(workspace), every)
+    if any(state.name != "Cached" for state in states.values()):  # drawing costs seconds; the last ones still hold
+        artifacts.publish(Path(workspace))
     bad = {name: state for name, state in states.items() if state.is_failed()}
     if bad:
         failed = [f"{name}: {state.message}" for name, state in bad.items() if state.name == "Failed"]
@@ -131,7 +145,7 @@ def schedule(stages: list[graph.Stage], dirty: set[str], workspace: str, console
 
     A stage marked alone waits until nothing runs, and nothing starts beside it.
     """
-    waiting, running, states = list(stages), {}, {}
+    waiting, running, states, shared = list(stages), {}, {}, bool(dirty) and limited()
     futures: dict[str, PrefectFuture[State]] = {}
     ended: queue.Queue[str] = queue.Queue()
     while waiting or running:
@@ -146,7 +160,7 @@ def schedule(stages: list[graph.Stage], dirty: set[str], workspace: str, console
             running[stage.name] = stage
             upstream = [allow_failure(futures[parent]) for parent in stage.parents]
             count = f"{len(states) + len(running)}/{len(stages)}"
-            future = run_one.submit(stage.name, workspace, fate, count, console, wait_for=upstream)
+            future = run_one.submit(stage.name, workspace, fate, count, console, shared, wait_for=upstream)
             futures[stage.name] = future
             future.add_done_callback(lambda _, name=stage.name: ended.put(name))
         name = ended.get()
@@ -154,6 +168,15 @@ def schedule(stages: list[graph.Stage], dirty: set[str], workspace: str, console
         futures[name].wait()
         states[name] = futures[name].state
     return states
+
+
+def limited() -> bool:
+    """Whether the server limits the stages at work in all its runs."""
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_global_concurrency_limit_by_name(SLOTS).active
+        except ObjectNotFound:
+            return False
 
 
 def decide(stage: graph.Stage, dirty: set[str], states: dict[str, State]) -> str:
@@ -177,21 +200,13 @@ def stale(workspace: Path) -> set[str]:
 
 
 @contextmanager
-def workspace_lock(workspace: Path) -> Iterator[None]:
-    """Hold the workspace for one run; says so and waits where another run has it. Freed by the kernel at death."""
-    path = workspace / ".runtime" / "chain.lock"
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            print(f"another run (process {lock.read().strip() or 'unknown'}) works here; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+def turn(workspace: Path) -> Iterator[str]:
+    """Wait for the workspace and hold it: the tag of its runs, after those that were killed are closed."""
+    tag = f"workspace:{workspace}"
+    with lock.held(workspace / ".runtime", "run"):
+        if dead := close_dead(tag):
+            print(f"{dead} earlier run{'s' * (dead > 1)} killed; closed as Crashed, going on from what is kept")
+        yield tag
 
 
 def close_dead(tag: str) -> int:
@@ -230,11 +245,8 @@ def main() -> int:
         print("error: no Prefect server: use ./run, or python -m flows.server python -m flows.chain", file=sys.stderr)
         return 2
     workspace, ui = Path.cwd(), os.environ["PREFECT_API_URL"].removesuffix("/api")
-    tag = f"workspace:{workspace}"
     try:
-        with workspace_lock(workspace):
-            if dead := close_dead(tag):
-                print(f"{dead} earlier run{'s' * (dead > 1)} killed; closed as Crashed, going on from what is kept")
+        with turn(workspace) as tag:
             print(f"watch: {ui}/runs", flush=True)
             with tags(tag):
                 state = chain(str(workspace), profile, commit_of(workspace), return_state=True)

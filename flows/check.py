@@ -26,7 +26,8 @@ from tasks import params
 from tasks import stage as stage_process
 
 MODULE = re.compile(r"python -m (tasks(?:\.\w+)+)(.*)")
-SHARED = {"tracks", "runtime"}  # read by parts (tracks.<name>), or by what runs stages
+# read by parts (tracks.<name>), or by what runs stages
+SHARED = {"tracks", "runtime", "retrain", "schedule", "cluster"}
 
 
 def function_of(module: str) -> Callable[..., None]:

@@ -24,7 +24,7 @@ from flows import graph, plots
 from tasks import params
 
 # what a workspace keeps for itself, beside the outputs of its stages; annotations are a person's work on its own items
-OWN = {"params.yaml", "dvc.lock", "annotations"}
+OWN = {"params.yaml", "dvc.lock", "machines.json", "annotations"}
 
 
 class Instead(dict):

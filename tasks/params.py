@@ -33,6 +33,7 @@ class Runtime(Section):
     threads: int = Field(ge=1, le=256, description="torch and ONNX Runtime threads of one stage")
     workers: int = Field(ge=1, le=1024, description="datatrove workers of one data stage")
     executor: str = Field(pattern="^(local|ray|slurm)$", description="datatrove executor of the data stages")
+    evaluators: int = Field(default=1, ge=1, le=256, description="copies of a model that share one evaluation")
     device: str = Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="where models run")
     host: str = Field(description="address the server binds")
     port: int = Field(ge=0, le=65535, description="port of ./run serve")

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -107,6 +108,22 @@ def run_chain(prefect_env: dict[str, str]):
         if process.poll() is None:
             os.kill(process.pid, 9)
             process.wait()
+
+
+class Patient(httpx.HTTPTransport):
+    """Asks again where the Prefect server is too busy to answer (503, its database is locked), as its client does."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """One answer that is no 503."""
+        while (answer := super().handle_request(request)).status_code == 503:
+            answer.close()
+            time.sleep(0.5)
+        return answer
+
+
+def api_of(env: dict[str, str]) -> httpx.Client:
+    """A client of the Prefect server's REST API."""
+    return httpx.Client(base_url=env["PREFECT_API_URL"], timeout=60, transport=Patient())
 
 
 def ends(process: int) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.flows.conftest import ends, sh
+from flows import machine
+from flows.chain import SLOTS
+from tests.flows.conftest import api_of, ends, sh
 
 
 def states(env: dict[str, str], root: Path) -> list[tuple[str, dict[str, str]]]:
@@ -55,6 +57,10 @@ def test_first_run_then_nothing_to_do_then_one_param(pipeline, run_chain, prefec
     every = dict.fromkeys("abcd", "Completed")
     settled(prefect_env, pipeline, [("Completed", every)])
     flow_lock = (pipeline / "dvc.lock").read_bytes()
+    kept, entries = machine.read(pipeline), yaml.safe_load(flow_lock)["stages"]
+    assert kept["stages"].keys() == set("abcd") and machine.maker(kept, "d", entries["d"])["threads"] is None
+    entries["d"]["outs"][0]["md5"] = "0" * 32
+    assert machine.maker(kept, "d", entries["d"]) is None  # the record speaks of the outs it saw, no others
 
     assert "4 Cached" in finish(run_chain(pipeline))
     settled(prefect_env, pipeline, [("Completed", every), ("Completed", dict.fromkeys("abcd", "Cached"))])
@@ -152,3 +158,21 @@ def test_broken_pipeline_is_one_line(pipeline, run_chain):
     output = finish(run_chain(pipeline), code=1)
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "nowhere" in errors[0]
+
+
+def test_a_global_limit_holds_stages_back_until_a_slot_is_free(pipeline, run_chain, prefect_env):
+    with api_of(prefect_env) as api:
+        api.post("/v2/concurrency_limits/", json={"name": SLOTS, "limit": 1, "active": True}).raise_for_status()
+        slot = {"names": [SLOTS], "slots": 1, "mode": "concurrency"}
+        api.post("/v2/concurrency_limits/increment", json=slot).raise_for_status()
+        try:
+            process = run_chain(pipeline)
+            while "waits for one of the catena-stages" not in (line := process.stdout.readline()):
+                assert line
+            time.sleep(2)
+            assert not (pipeline / "pids").exists()
+            api.post("/v2/concurrency_limits/decrement", json=slot).raise_for_status()
+            finish(process)
+            assert api.get(f"/v2/concurrency_limits/{SLOTS}").json()["active_slots"] == 0
+        finally:
+            api.delete(f"/v2/concurrency_limits/{SLOTS}")

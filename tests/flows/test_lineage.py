@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prov.model import ProvActivity, ProvDocument, ProvEntity, ProvGeneration, ProvUsage
 
 from flows import compare, lineage
 from tests.flows.conftest import ROOT, sh
@@ -85,6 +86,13 @@ def test_prov_holds_every_stage_and_file(history):
     for row in document["used"].values():   # what is used was generated, or lies in the repository
         assert row["prov:entity"] in document["entity"]
         assert row["prov:entity"] in generated or "step.py" in row["prov:entity"]
+    read = ProvDocument.deserialize(content=json.dumps(document), format="json")    # the reference reader
+    for kind, name in ((ProvActivity, "activity"), (ProvEntity, "entity"), (ProvUsage, "used"),
+                       (ProvGeneration, "wasGeneratedBy")):
+        assert len(list(read.get_records(kind))) == len(document[name]), name
+    assert ProvDocument.deserialize(content=read.serialize(format="json"), format="json") == read
+    (made,) = read.get_record(f"catena:file/out/d.txt@{hashlib.md5((root / 'out/d.txt').read_bytes()).hexdigest()}")
+    assert {str(value) for _, value in made.attributes} > {"out/d.txt"}
 
 
 def test_diff_tells_params_code_data_and_scores(history):
