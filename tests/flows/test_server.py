@@ -35,7 +35,8 @@ def test_taken_ports_are_passed_over():
 
 
 @pytest.mark.parametrize("note", ["", "{}", '{"pid": 1, "created": 0, "port": 1}',
-                                  json.dumps({"pid": os.getpid(), "created": 1.0, "port": 4200})])
+                                  json.dumps({"pid": os.getpid(), "created": 1.0, "port": 4200})],
+                         ids=["empty", "nothing", "another's", "created later"])
 def test_a_stale_note_is_no_server(tmp_path, note):
     (tmp_path / "server.json").write_text(note)
     assert server.running(tmp_path) is None
