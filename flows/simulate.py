@@ -163,9 +163,11 @@ def training(plan: Plan, runs: list[simulation.Run]) -> dict[str, Any]:
 
 
 def default_run(chain: list[graph.Stage], found: Mapping[str, Any]) -> dict[str, float]:
-    """The default chain's own stages, each as long as it was measured, two at once as flows/chain.py has them."""
-    works = [simulation.Work(stage.name, found["last_run"][stage.name], stage.parents, "places", 1, alone=stage.alone)
-             for stage in chain if stage.name in found["last_run"]]
+    """The default chain's own stages, each as long as it was measured, two at once as flows/chain.py has them; one
+    that is newer than the measurement is left out."""
+    took = found["last_run"]
+    works = [simulation.Work(stage.name, took[stage.name], tuple(name for name in stage.parents if name in took),
+                             "places", 1, alone=stage.alone) for stage in chain if stage.name in took]
     return {"stages": len(works), "seconds": simulation.run(works, {"places": 2}, 0).seconds}
 
 

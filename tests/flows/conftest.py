@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def run_chain(prefect_env: dict[str, str]):
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.chain", "--profile", "test"], cwd=root, text=True,
             env={**prefect_env, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's & leaves it ignored
         started.append(process)
         return process
 
