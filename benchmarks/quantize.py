@@ -119,13 +119,16 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 4.2), squeeze=False, sharey=True)
     for axis, (_, label, across) in zip(axes[0], panels, strict=True):
         shown = {name: row for name, row in rows.items() if isinstance(across(row), float)}
-        for number, (name, row) in enumerate(shown.items()):
-            axis.plot(across(row), row["perplexity_ratio"], "o")
-            axis.annotate(name, (across(row), row["perplexity_ratio"]), textcoords="offset points",
-                          xytext=(6, -10 if number % 2 else 6), fontsize=8)
+        ahead = -1.0
+        for name, row in sorted(shown.items(), key=lambda one: one[1]["perplexity_ratio"]):
+            above = 9 if row["perplexity_ratio"] - ahead < 0.02 else 0  # two names would lie on each other
+            ahead = row["perplexity_ratio"]
+            axis.plot(across(row), ahead, "o")
+            axis.annotate(name, (across(row), ahead), textcoords="offset points", xytext=(7, above), va="center",
+                          fontsize=8)
         axis.set_xlabel(label)
-        axis.set_xlim(left=0)
         axis.margins(0.2)
+        axis.set_xlim(0, 1.35 * max(map(across, shown.values())))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("perplexity / full model's (held-out)")
     figure.tight_layout()
