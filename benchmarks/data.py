@@ -54,6 +54,19 @@ def stages(place: Path) -> dict[str, list[str]]:
     }
 
 
+def measured(command: list[str], place: Path) -> dict[str, float]:
+    """Seconds of the clock and of all its processes' CPU, and the largest one's MiB; ends the run where it fails."""
+    begun = time.perf_counter()
+    child = subprocess.Popen(command, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    told = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"error: {' '.join(command[1:4])} failed: {told[-600:]}")
+    return {"seconds": round(time.perf_counter() - begun, 2), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+            "peak_mib": round(usage.ru_maxrss / 1024, 1)}
+
+
 def ours(warcs: Path, place: Path) -> dict[str, Any]:
     """Wall seconds and peak MiB of each stage, documents and URLs kept, input MB, in an empty working directory."""
     place.mkdir(parents=True)
@@ -64,16 +77,8 @@ def ours(warcs: Path, place: Path) -> dict[str, Any]:
     (place / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True))
     found: dict[str, Any] = {"seconds": {}, "peak": {}}
     for name, arguments in stages(place).items():
-        begun = time.perf_counter()
-        program = [sys.executable, "-m", f"tasks.data.{name}", *arguments, f"metrics/{name}.json"]
-        child = subprocess.Popen(program, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        told = child.stderr.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        if status:
-            sys.exit(f"error: our stage {name} failed: {told[-600:]}")
-        found["seconds"][name] = time.perf_counter() - begun
-        found["peak"][name] = usage.ru_maxrss / 1024
+        took = measured([sys.executable, "-m", f"tasks.data.{name}", *arguments, f"metrics/{name}.json"], place)
+        found["seconds"][name], found["peak"][name] = took["seconds"], took["peak_mib"]
     table = json.loads((place / "metrics/extract.json").read_text())
     found["documents"], found["megabytes"] = table["read"], table["characters_in"] / 1e6
     found["kept"] = [json.loads(line)["metadata"]["url"] for shard in sorted((place / "safe").glob("*.jsonl"))

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -55,19 +54,6 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measured(command: list[str], place: Path) -> dict[str, float]:
-    """Seconds of the clock and of all its processes' CPU, and the largest one's MiB; ends the run where it fails."""
-    begun = time.perf_counter()
-    child = subprocess.Popen(command, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    told = child.stderr.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit(f"error: {' '.join(command[1:4])} failed: {told[-600:]}")
-    return {"seconds": round(time.perf_counter() - begun, 2), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-            "peak_mib": round(usage.ru_maxrss / 1024, 1)}
-
-
 def grown(warcs: Path, times: int, place: Path) -> dict[str, Any]:
     """What each stage took of `times` the pages, in `place`: measures, bytes written, dedup's one-process part."""
     place.mkdir(parents=True)
@@ -81,7 +67,7 @@ def grown(warcs: Path, times: int, place: Path) -> dict[str, Any]:
     (place / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True))
     found: dict[str, Any] = {"stages": {}}
     for name, (module, arguments) in programs(place).items():
-        row = measured([sys.executable, "-m", module, *arguments, f"metrics/{name}.json"], place)
+        row = data.measured([sys.executable, "-m", module, *arguments, f"metrics/{name}.json"], place)
         timing = place / f".runtime/timing/{name}.json"
         if name == "dedup":
             row["one_process_seconds"] = json.loads(timing.read_text())["global_seconds"]
@@ -97,7 +83,8 @@ def crawled(place: Path) -> dict[str, float]:
     """What the crawl of the sites kept here takes, serving them included."""
     place.mkdir(parents=True)
     (place / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    row = measured([sys.executable, "-m", "tasks.data.crawl", str(ROOT / "data/sources"), "crawl", "crawl.json"], place)
+    row = data.measured([sys.executable, "-m", "tasks.data.crawl", str(ROOT / "data/sources"), "crawl", "crawl.json"],
+                        place)
     pages = sum(site["pages"] for site in json.loads((place / "crawl.json").read_text()).values())
     return row | {"pages": pages}
 

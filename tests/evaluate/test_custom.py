@@ -61,7 +61,7 @@ class Oracle(LM):
         return [(-float(request.args[1] != request.doc["choices"][request.doc["gold"]]), True) for request in requests]
 
     def loglikelihood_rolling(self, requests):
-        raise NotImplementedError
+        raise AssertionError("no custom set is scored by rolling")
 
     def generate_until(self, requests):
         assert all(request.args[1]["until"] == ["Question:"] for request in requests)
