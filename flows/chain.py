@@ -22,11 +22,13 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
+from httpx import HTTPError
 from prefect import flow, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.concurrency.sync import concurrency
+from prefect.events import Event, Resource
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Crashed, Failed, State
@@ -44,6 +46,7 @@ from tasks.report.lineage import processor
 # track's stage has the cores; more would only compete for them and for memory.
 TOGETHER = 2
 PROGRESS_EVERY = 10.0  # seconds between progress lines of one stage in the run's log
+ALARM = "watchman: "   # a stage's line that begins so is an event for automations too
 SLOTS = "catena-stages"  # Prefect's global limit on stages at work in all runs, where it is set (./run schedule)
 
 
@@ -63,6 +66,8 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console, 
 
         def say(text: str, passing: bool) -> None:
             (console.progress if passing else console.line)(text, name)
+            if text.startswith(ALARM):
+                alarm(name, text.removeprefix(ALARM))
             if not passing or due():
                 log.info("%s", text)
 
@@ -80,6 +85,17 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console, 
     console.state(name, outcome.name, count, outcome.message)
     good = outcome.name in ("Cached", "Restored", "Completed")
     return (Completed if good else Failed)(name=outcome.name, message=outcome.message)
+
+
+def alarm(stage: str, line: str) -> None:
+    """A stage's alarm as Prefect's event `catena.alarm`; a server that does not take it holds nothing up."""
+    about = Resource({"prefect.resource.id": f"catena.stage.{stage}", "prefect.resource.name": stage})
+    event = Event(event="catena.alarm", resource=about, payload={"line": line})
+    try:
+        with get_client(sync_client=True) as client:  # a request is answered, the event socket is not
+            client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
+    except HTTPError as error:
+        get_run_logger().warning("the alarm became no event: %s", type(error).__name__)
 
 
 @flow(name="catena", validate_parameters=False, persist_result=False, flow_run_name="{profile} {commit}",
@@ -237,7 +253,7 @@ def commit_of(workspace: Path) -> str:
 
 def main() -> int:
     """Run the chain in the working directory: 0 all well, 1 a stage failed, 2 nothing could be run, 130 stopped."""
-    parser = argparse.ArgumentParser(prog="python -m flows.chain", description=__doc__,
+    parser = argparse.ArgumentParser(prog="./run", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="default", help="the name that this run bears in the UI")
     profile = parser.parse_args().profile

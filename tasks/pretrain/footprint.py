@@ -167,7 +167,7 @@ def layer_activations(shape: Shape, method: Method) -> float:
         total += product * q * ("o_proj" in learns)
     else:
         total += product * q + 4 * shape.heads
-    total += product * i * (3 + ("down_proj" in learns))
+    total += i * (3 * between(method) + product * ("down_proj" in learns))
     if not full:
         total += product * method.rank * len(method.targets)
     return total
@@ -180,7 +180,13 @@ def layer_passing(shape: Shape, method: Method) -> float:
     attention = 0.0
     if method.attention == "products":
         attention = {"fp32": 8, "autocast": 10, "bf16": 4}[method.precision] * shape.heads * method.sequence
-    return max(attention, product * 4.0 * shape.intermediate)
+    return max(attention, between(method) * 4.0 * shape.intermediate)
+
+
+def between(method: Method) -> int:
+    """Bytes of a number that SwiGLU computes between its products: bitsandbytes hands on the numbers of what it read,
+    so under autocast what follows an fp32 norm stays in fp32 (seen by saved-tensor hooks)."""
+    return 4 if method.precision == "fp32" or (method.kind == "qlora" and method.precision == "autocast") else 2
 
 
 def activations(shape: Shape, method: Method) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import math
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from tasks import memory, params, stage
 from tasks.model import ModelParams
-from tasks.pretrain import batches, model as models, optimizer, parallel, scoring
+from tasks.pretrain import batches, model as models, optimizer, parallel, scoring, watchman
 from tasks.pretrain.checkpoint import Checkpoints
 from tasks.pretrain.settings import PretrainParams
 from tasks.progress import track
@@ -67,6 +67,8 @@ class Run:
             self.model, self.optimizer(), parallel.config(self.settings.batch, world, self.settings.clip,
                                                           self.settings.precision, self.settings.zero_stage))
         self.checkpoints = Checkpoints(job.resume)
+        self.watched = watchman.Losses(self.settings.watch.spike)
+        self.pace, self.journal = watchman.Pace(), watchman.Journal(job.resume)
         self.lock = self.checkpoints.claim() if rank == 0 else None
         self.rows: list[dict[str, float]] = []
         # of the steps since the last point of the curve; in one block, since small tensors that outlive a step would
@@ -89,50 +91,104 @@ class Run:
         """All remaining steps; returns how the run went, in tokens and seconds."""
         steps, size = self.settings.steps(), self.settings.batch * self.settings.sequence
         first = self.resume()
+        guard = watchman.Stall(self.job.runtime.stall, self.alert)
+        guard.start()
         began, cpu = time.monotonic(), time.process_time()
         with track(total=steps * size, what=f"pretrain {self.job.name}", unit="tok") as bar:
             bar.disable = self.rank > 0
             bar.update(first * size)
-            for step in range(first, steps):
-                self.losses[self.filled] = self.step(step)
-                self.filled += 1
+            step = first
+            while step < steps:
                 done = step + 1
-                if done % READ_LOSS_EVERY == 0 or done == steps:
-                    bar.set_postfix(loss=f"{self.checked(done):.3f}", refresh=False)
+                marks = [done % self.settings.score_steps == 0, done % self.settings.checkpoint_steps == 0]
+                looked = any(marks) or done % READ_LOSS_EVERY == 0 or done == steps
+                self.losses[self.filled] = self.step(step, timed=looked)
+                self.filled += 1
+                guard.beat(done)
                 bar.update(size)
-                if done % self.settings.score_steps == 0 or done == steps:
+                if looked:
+                    if fault := self.look(done):
+                        step = self.roll_back(fault, done)
+                        bar.update(step * size - bar.n)
+                        continue
+                    bar.set_postfix(loss=f"{float(self.losses[self.filled - 1]):.3f}", refresh=False)
+                if marks[0] or done == steps:
                     self.score(done)
-                if done % self.settings.checkpoint_steps == 0 or done == steps:
+                if marks[1] or done == steps:
                     self.save(done)
+                guard.beat(done)
+                step = done
+        guard.ended.set()
         trained = (steps - first) * size
         wall, cpu = time.monotonic() - began, time.process_time() - cpu
         return {"tokens_trained_here": trained, "wall_seconds": wall, "cpu_seconds": cpu,
                 "tokens_per_second": trained / wall, "tokens_per_cpu_second": trained / cpu if cpu else 0.0,
                 "resumed_at_step": first}
 
-    def step(self, step: int) -> torch.Tensor:
-        """One optimizer step; returns the mean loss of this rank's share of the batch, nats a token."""
-        share = torch.from_numpy(self.tokens.batch(step, self.rank, self.world, self.settings.batch)).to(self.device)
+    def step(self, step: int, timed: bool) -> torch.Tensor:
+        """One optimizer step; returns the mean loss of this rank's share of the batch, nats a token. A `timed` one
+        waits for the device between its parts, so that each rank's own seconds can be told apart."""
+        clock = [self.clock(timed)]
+        batch = self.tokens.batch(step + self.journal.skipped(step), self.rank, self.world, self.settings.batch)
+        share = torch.from_numpy(batch).to(self.device)
+        clock.append(self.clock(timed))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = group["peak"] * self.settings.rate_at(step)
         logits = self.engine(input_ids=share[:, :-1], use_cache=False).logits
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), share[:, 1:].flatten())
+        clock.append(self.clock(timed))
         self.engine.backward(loss)
         self.engine.step()
+        clock.append(self.clock(timed))
+        self.seconds = [clock[1] - clock[0], clock[2] - clock[1], clock[3] - clock[0]]
         return loss.detach()
 
-    def checked(self, step: int) -> float:
-        """The last loss. Raises StageError when any was not finite, so that no broken weights are ever saved."""
-        if not self.filled:
-            return math.nan
-        if not bool(torch.isfinite(self.losses[:self.filled]).all()):
-            raise StageError(f"the training loss is not finite by step {step}: lower pretrain.matrix_rate or "
-                             "pretrain.rate; the last checkpoint is from before")
-        return float(self.losses[self.filled - 1])
+    def clock(self, wait: bool) -> float:
+        """Seconds; after all that the device was given, where `wait`."""
+        if wait and self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.monotonic()
 
-    def gather_losses(self, step: int) -> torch.Tensor:
+    def look(self, done: int) -> watchman.Incident | None:
+        """What the watchman says of the losses since his last look, which all ranks see as means over all."""
+        new = self.losses[self.filled - (done - self.looked):self.filled].clone()
+        seconds = torch.tensor(self.seconds, device=self.device)
+        every = [torch.zeros_like(seconds) for _ in range(self.world)]
+        if self.world > 1:
+            dist.all_reduce(new.div_(self.world))
+            dist.all_gather(every, seconds)
+        else:
+            every = [seconds]
+        first, self.looked = self.looked + 1, done
+        for line in self.pace.look(torch.stack(every).cpu().numpy()):
+            self.alert(f"{line} (step {done})")
+        return self.watched.look(first, new.cpu().numpy())
+
+    def roll_back(self, fault: watchman.Incident, done: int) -> int:
+        """Load the last checkpoint and skip the batches since: the step to go on from. Raises StageError where there
+        is none, or the run has gone back often enough, so that no broken weights are ever saved."""
+        what = f"the training loss {'is not finite' if fault.kind == 'not finite' else 'spiked'} by step {fault.step}"
+        remedy = "lower pretrain.matrix_rate or pretrain.rate"
+        if len(self.journal.incidents) >= self.settings.watch.rollbacks:
+            raise StageError(f"{what} ({fault.found}), {len(self.journal.incidents)} rollbacks are behind it "
+                             f"(watch.rollbacks): {remedy}; the last checkpoint is from before")
+        found = self.checkpoints.latest(lambda line: None)
+        if found is None:
+            raise StageError(f"{what} ({fault.found}), before the first checkpoint: {remedy}")
+        back = found[1]["step"]
+        incident = replace(fault, back_to=back, skipped=done - back)
+        self.journal.add(incident, write=self.rank == 0)
+        self.alert(f"step {fault.step}: {fault.kind}, {fault.found}; back to step {back}, "
+                   f"{incident.skipped} batches skipped")
+        return self.resume()
+
+    def alert(self, line: str) -> None:
+        """One rank tells it where people look."""
+        if self.rank == 0:
+            watchman.alert(self.job.runtime.alert, f"{self.job.name}: {line}", {"track": self.job.name})
+
+    def gather_losses(self) -> torch.Tensor:
         """float32 [steps since the last point]: losses as means over all ranks, in place of this rank's own."""
-        self.checked(step)
         losses = self.losses[:self.filled]
         if self.world > 1:
             dist.all_reduce(losses.div_(self.world))
@@ -151,7 +207,7 @@ class Run:
 
     def score(self, step: int) -> None:
         """Add a point to the curve: the mean training loss since the last one, and the sample's bits per byte."""
-        mean = float(self.gather_losses(step).mean())
+        mean = float(self.gather_losses().mean())
         self.filled = 0
         scored = (self.sample.targets != scoring.IGNORED).sum()
         predicted = (self.windows.targets != scoring.IGNORED).sum()
@@ -163,6 +219,7 @@ class Run:
     def resume(self) -> int:
         """Load the newest whole checkpoint; returns the step to go on from, 0 where there is none."""
         found = self.checkpoints.latest(lambda line: print(line, flush=True) if self.rank == 0 else None)
+        self.looked = found[1]["step"] if found else 0
         if found is None:
             return 0
         folder, progress = found
@@ -171,6 +228,9 @@ class Run:
             raise StageError(f"checkpoint {folder} cannot be read by DeepSpeed: remove it and run again")
         self.rows = progress["rows"]
         self.filled = len(progress["losses"])
+        self.watched.past.clear()
+        self.watched.past.extend(progress["past"])
+        self.watched.highest = progress["highest"]
         self.losses[:self.filled] = torch.tensor(progress["losses"], device=self.device)
         if self.rank == 0:
             print(f"resumed at step {progress['step']} from {folder}", flush=True)
@@ -178,7 +238,7 @@ class Run:
 
     def save(self, step: int) -> None:
         """Write the checkpoint of `step`; all ranks write their part, rank 0 seals it."""
-        losses = self.gather_losses(step).tolist()
+        losses = self.gather_losses().tolist()
         partial = self.checkpoints.path(step)
         if self.rank == 0:
             stage.remove(partial)
@@ -186,7 +246,8 @@ class Run:
         self.engine.save_checkpoint(str(partial.parent), tag=partial.name, save_latest=False)
         dist.barrier()
         if self.rank == 0:
-            self.checkpoints.seal(step, {"step": step, "rows": self.rows, "losses": losses})
+            self.checkpoints.seal(step, {"step": step, "rows": self.rows, "losses": losses,
+                                         "past": list(self.watched.past), "highest": self.watched.highest})
         dist.barrier()
 
     def export(self, timing: dict[str, Any]) -> None:
@@ -208,7 +269,8 @@ class Run:
             "nats": per_document.tolist(), "parameters": models.parameters(model), "steps": self.settings.steps(),
             "tokens": self.settings.steps() * self.settings.batch * self.settings.sequence, "ranks": self.world,
             "flops": models.flops_per_token(model, self.settings.sequence) * self.settings.steps()
-            * self.settings.batch * self.settings.sequence, "timing": timing})
+            * self.settings.batch * self.settings.sequence, "highest_z": round(self.watched.highest, 2),
+            "incidents": [asdict(one) for one in self.journal.incidents], "timing": timing})
 
 
 def run(job: Job) -> None:

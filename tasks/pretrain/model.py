@@ -40,9 +40,13 @@ def build(shape: ModelParams, tokenizer: PreTrainedTokenizerBase, seed: int) -> 
 def load(base: Path) -> PreTrainedModel:
     """The causal model in a `from_pretrained` directory, fp32. Raises StageError with its fault in one line."""
     try:
-        return AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise StageError(f"model.base = {base} cannot be loaded: {one_line(error)}") from None
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise StageError(f"model.base = {base}: {name} holds values that are not finite; give another model")
+    return model
 
 
 def scratch(shape: ModelParams, vocabulary: int, seed: int) -> LlamaForCausalLM:

@@ -38,7 +38,9 @@ NAMED = {  # published shapes, to ask about without the model
 class Machine:
     """Devices alike. memory: bytes of one; flops: those it sustains in training, a second; network: bytes a second
     between devices; host_memory, host_link: of the host and to it, for offload; baseline: bytes that the framework
-    holds before any model; passes: weights a second that it brings from 4 bits to 16."""
+    holds before any model; passes: weights a second that it brings from 4 bits to 16; single: how much longer a
+    product in fp32 takes; and what a machine without much bandwidth feels, in seconds: kept, of a byte that the forward
+    pass keeps; update, of a weight that AdamW moves; adapting, of a step for each layer with adapters."""
 
     memory: float
     flops: float
@@ -48,12 +50,18 @@ class Machine:
     host_link: float = 16e9
     baseline: float = 0.8 * GIB
     passes: float = 50e9
+    single: float = 1.0
+    kept: float = 0.0
+    update: float = 0.0
+    adapting: float = 0.0
 
 
-# two shared cores of a Zen 4 server. baseline: of one tuning process of flows/adapt.py, its measured peak less what is
-# counted here (benchmarks/planner.py, with fewer imports, has 0.54). flops and passes are guesses of the right order:
-# the machine was never idle enough to time a run
-LAPTOP = Machine(memory=8 * GIB, flops=1.0e11, host_memory=8 * GIB, baseline=0.77 * GIB, passes=1.5e8)
+# two cores of a Zen 4 server. baseline: of one tuning process of flows/adapt.py, its measured peak less what is counted
+# here (benchmarks/planner.py, with fewer imports, has 0.54). Times: CPU seconds of one thread fitted over the twelve
+# cases of benchmarks/planner.py, which they give back within 16 %; GAIN: what a second thread makes of them
+GAIN = 1.7
+LAPTOP = Machine(memory=8 * GIB, flops=1.05e11 * GAIN, host_memory=8 * GIB, baseline=0.77 * GIB, passes=1.26e8 * GAIN,
+                 single=1.58, kept=2.4e-9 / GAIN, update=6.4e-9 / GAIN, adapting=0.092 / GAIN)
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,8 @@ def plan(config: Shape | dict[str, Any] | Path, machine: Machine, method: Method
              **max(heights, key=lambda height: sum(height.values()))}
     peak = sum(parts.values())
     work = flops_per_token(shape, method) * tokens
-    seconds = work / (machine.flops * machine.devices) + moved(shape, method, machine, tokens)
+    seconds = work / (machine.flops * machine.devices) * (machine.single if method.precision == "fp32" else 1.0)
+    seconds += moved(shape, method, machine, tokens)
     fits = peak <= machine.memory and host <= machine.host_memory
     return Plan(method, parts, peak, host, work, seconds, fits, explain(parts, peak, host, machine, fits))
 
@@ -134,11 +143,18 @@ def flops_per_token(shape: Shape, method: Method) -> float:
 
 def moved(shape: Shape, method: Method, machine: Machine, tokens: int) -> float:
     """Seconds of moving bytes: gradients and weights between devices (ZeRO paper, section 7: 2 elements a weight, 3
-    in stage 3), optimizer to and from the host, 4-bit weights to 16 bits and back out."""
+    in stage 3), optimizer to and from the host, 4-bit weights to 16 bits and back out, what is kept for the backward
+    pass (twice where it is recomputed), the update itself."""
     steps = tokens / (method.tokens * machine.devices)
     width = 2 if method.precision == "bf16" else 4
     learning = footprint.trained(shape, method)
-    seconds = 0.0
+    written = shape.layers * footprint.layer_activations(shape, method) * (2 if method.checkpointing else 1)
+    written += method.learned * shape.vocabulary * footprint.LOGIT_BYTES
+    seconds = steps * method.tokens * written * machine.kept
+    if method.optimizer == "adamw":
+        seconds += steps * learning * machine.update
+    if method.kind != "full":
+        seconds += steps * shape.layers * machine.adapting
     if machine.devices > 1:
         volume = 2 * learning + (shape.parameters if method.zero == 3 else 0)
         seconds += steps * volume * width * (machine.devices - 1) / machine.devices / machine.network
@@ -253,7 +269,7 @@ def main() -> int:
     parser.add_argument("model", help=f"a model directory, its config.json, or one of {', '.join(NAMED)}")
     parser.add_argument("--memory", type=float, metavar="GiB", help="of one device (default: what is free here)")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--flops", type=float, help="FLOP/s one device sustains (default: two cores, 1e11)")
+    parser.add_argument("--flops", type=float, help="FLOP/s one device sustains (default: two cores, 1.8e11)")
     parser.add_argument("--network", type=float, default=25e9, help="bytes a second between devices (default 25e9)")
     parser.add_argument("--host-memory", type=float, default=0, metavar="GiB", help="for offload (default: none)")
     parser.add_argument("--sequence", type=int, default=512, help="tokens (default 512)")

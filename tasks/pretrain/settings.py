@@ -11,6 +11,13 @@ from tasks import params
 Baseline = Literal["unigram", "bigram", "trigram", "gzip", "xz", "xz_after_train"]
 
 
+class Watch(params.Section):
+    """When a run goes back to its last checkpoint and skips the batches since (watchman.py)."""
+
+    spike: float = Field(gt=1, description="robust z-score of a loss against the last 256")
+    rollbacks: int = Field(ge=0, description="in one run; one more fault stops it")
+
+
 class PretrainParams(params.Section):
     """A run: how long, in what steps, by which optimizer, and what it must beat."""
 
@@ -30,6 +37,7 @@ class PretrainParams(params.Section):
     score_steps: int = Field(ge=1, description="steps between points of the curve")
     score_tokens: int = Field(ge=1, description="held-out tokens scored at each point; the final score takes all")
     checkpoint_steps: int = Field(ge=1, description="steps between resume checkpoints")
+    watch: Watch
     must_beat: list[Baseline] = Field(description="baselines whose held-out bits per byte the model must undercut")
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ def pretrain(packed: Input, tokenizer: Input, directory: Output, metrics: Output
     if runtime.hostfile:
         script = result.with_suffix(".job.json")
         script.write_text(job.model_dump_json(), encoding="utf-8")
-        parallel.launch(runtime.hostfile, script)
+        launched(runtime.hostfile, script, resume)
         script.unlink()
     else:
         loop.run(job)
@@ -62,6 +62,21 @@ def pretrain(packed: Input, tokenizer: Input, directory: Output, metrics: Output
     stage.write_json(metrics, found | table | {"base": model.base})
     comparison.gate(table, pretrain)
     atexit.register(stage.remove, resume)  # once the stage has published what it made
+
+
+def launched(hostfile: str, script: Path, resume: Path) -> None:
+    """Launch the ranks, and again after one has died, which DeepSpeed's launcher never does, as long as each time got
+    to a later checkpoint than the one before. Raises StageError when one did not."""
+    reached = ""
+    while True:
+        try:
+            return parallel.launch(hostfile, script)
+        except StageError as error:
+            newest = max((path.name for path in resume.glob("step-*")), default="")
+            if newest <= reached:
+                raise
+            print(f"watchman: {error}; launched again from {newest}", flush=True)
+            reached = newest
 
 
 def base_files(model: ModelParams) -> list[Path]:

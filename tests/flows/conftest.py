@@ -26,6 +26,8 @@ number, out, inputs = sys.argv[1], pathlib.Path(sys.argv[2]), [pathlib.Path(p) f
 if pathlib.Path("fail").exists() and pathlib.Path("fail").read_text() == out.stem:
     print("error: the switch says no (1 > 0): remove the file fail", file=sys.stderr)
     sys.exit(1)
+if pathlib.Path("alarm").exists() and pathlib.Path("alarm").read_text() == out.stem:
+    print("watchman: t: step 9: spike", flush=True)
 print("making", out, flush=True)
 pathlib.Path("pids").mkdir(exist_ok=True)
 (pathlib.Path("pids") / out.stem).write_text(str(os.getpid()))
@@ -71,7 +73,7 @@ def pipeline(tmp_path: Path) -> Path:
     (root / "step.py").write_text(STEP)
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "params.yaml").write_text("a: 1\nb: 2\n")
-    (root / ".gitignore").write_text("/out/\n/pids/\n/.runtime/\n/slow\n/fail\n")
+    (root / ".gitignore").write_text("/out/\n/pids/\n/.runtime/\n/slow\n/fail\n/alarm\n")
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"],
                     [sys.executable, "-m", "dvc", "config", "core.analytics", "false"],
                     ["git", "add", "-A"],

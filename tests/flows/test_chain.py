@@ -96,6 +96,17 @@ def test_failure_names_stage_and_its_line_and_skips_what_is_below(pipeline, run_
     assert states(prefect_env, pipeline)[1][1] == {"a": "Cached", "b": "Completed", "c": "Cached", "d": "Completed"}
 
 
+def test_an_alarm_of_a_stage_is_an_event_of_the_server(pipeline, run_chain, prefect_env):
+    (pipeline / "alarm").write_text("b")
+    assert "watchman: t: step 9: spike" in finish(run_chain(pipeline))
+    wanted, end = {"filter": {"event": {"name": ["catena.alarm"]}}}, time.monotonic() + 60
+    while not (found := httpx.post(f"{prefect_env['PREFECT_API_URL']}/events/filter", json=wanted).json()["events"]):
+        assert time.monotonic() < end, "the event did not come"
+        time.sleep(0.2)
+    assert found[0]["payload"] == {"line": "t: step 9: spike"}
+    assert found[0]["resource"]["prefect.resource.id"] == "catena.stage.b"
+
+
 def test_killed_flow_leaves_no_stage_behind_and_the_next_ends_in_the_same_bytes(pipeline, run_chain, prefect_env):
     finish(run_chain(pipeline))
     lock = (pipeline / "dvc.lock").read_bytes()

@@ -14,7 +14,8 @@ from tasks.pretrain.settings import PretrainParams
 VALUES = {
     "tokens": 1000, "sequence": 16, "batch": 2, "optimizer": "muon", "matrix_rate": 0.02, "rate": 0.005,
     "momentum": 0.9, "weight_decay": 0.1, "clip": 1.0, "warmup": 0.1, "decay": 0.5, "precision": "fp32",
-    "zero_stage": 0, "score_steps": 10, "score_tokens": 100, "checkpoint_steps": 10, "must_beat": []}
+    "zero_stage": 0, "score_steps": 10, "score_tokens": 100, "checkpoint_steps": 10,
+    "watch": {"spike": 12.0, "rollbacks": 2}, "must_beat": []}
 SETTINGS = PretrainParams(**VALUES)
 SHAPE = ModelParams(base=None, hidden=64, intermediate=128, layers=2, heads=2, kv_heads=1, head_dim=32, positions=64,
                     rope_theta=10000.0)
