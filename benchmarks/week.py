@@ -4,10 +4,10 @@
 
 A copy of this checkout's committed files retrains once a day on accelerated time, with a DVC remote beside it. Its
 chain is this one's real stages from the sources to an evaluated int4 model, under the tiny profile (no fine-tuning,
-agents or export; the base is quantized). The changing source is a folder of HTML pages, Python's own documentation:
+agents or export; the base is quantized). The changing source is a folder of HTML pages, documentation of Python modules:
 
-    first        pages of a few modules
-    good         of many more modules
+    first        pages of half the standard library's modules
+    good         also pages of sympy, on mathematics, of which the first model has read nothing
     poisoned     thirty pages of insults and adult phrases among sentences of the others
     duplicated   every page four times
     empty        no page
@@ -41,17 +41,28 @@ from tasks import params
 from tasks.data import pydocs
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST = ["argparse", "csv", "json", "random", "shutil", "string", "textwrap", "queue", "calendar", "statistics",
-         "zipfile", "bisect", "fractions", "gettext", "platform", "tokenize"]
+MATHS = ["calculus.util", "codegen.ast", "codegen.matrix_nodes", "combinatorics.permutations",
+         "combinatorics.tensor_can", "concrete.summations", "core.basic", "core.expr", "core.function", "core.numbers",
+         "core.relational", "core.symbol", "crypto.crypto", "geometry.ellipse", "geometry.line", "geometry.point",
+         "geometry.polygon", "holonomic.holonomic", "integrals.integrals", "integrals.intpoly",
+         "integrals.manualintegrate", "integrals.prde", "integrals.risch", "integrals.transforms", "logic.boolalg",
+         "matrices.dense", "ntheory.factor_", "ntheory.generate", "ntheory.residue_ntheory", "physics.secondquant",
+         "physics.wigner", "plotting.plot", "polys.densearith", "polys.densebasic", "polys.densetools",
+         "polys.euclidtools", "polys.galoistools", "polys.polyclasses", "polys.ring_series", "polys.rings",
+         "printing.codeprinter", "series.formal", "sets.sets", "simplify.fu", "simplify.hyperexpand",
+         "simplify.radsimp", "simplify.simplify", "solvers.pde", "solvers.polysys", "solvers.solvers",
+         "solvers.solveset", "stats.crv_types", "stats.joint_rv_types", "stats.rv", "tensor.tensor",
+         "utilities.codegen", "utilities.enumerative", "utilities.iterables", "utilities.lambdify",
+         "vector.basisdependent"]
 CUT = ("sft", "preference", "export", "serve_bench", "agents", "report", "picture")
 WANTED = {"first": "Promoted", "good": "Promoted", "poisoned": "Kept", "duplicated": "Kept", "empty": "Failed",
           "offline": "Failed", "no change": "Unchanged", "better": "Promoted"}
 WEEK: dict[str, Any] = {
-    "evalsets": {"split": {"fraction": 0.3, "max_document_characters": 80000}},
+    "evalsets": {"split": {"fraction": 0.4, "max_document_characters": 80000}, "pairs": 200},
     "decontaminate": {"max_fraction": 0.9, "max_document": 0.9},
-    "evaluate": {"held_out": 16, "held_out_bytes": 1500, "pairs": 40, "cloze": 4, "recall": 4, "tools": 4,
+    "evaluate": {"held_out": 60, "held_out_bytes": 1500, "pairs": 200, "cloze": 4, "recall": 4, "tools": 4,
                  "arithmetic": 4},
-    "retrain": {"dropped": {"filter": 0.1, "dedup": 0.1, "safety": 0.05, "value": 0.1}, "frozen": 0.3},
+    "retrain": {"dropped": {"filter": 0.1, "dedup": 0.1, "safety": 0.05, "value": 0.1}, "frozen": 0.5},
     "models": workspace.Instead({"scratch-int4": "models/scratch/int4"}),
 }
 
@@ -154,10 +165,10 @@ def main() -> int:
     """The week, its table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="of the tokens of pretraining")
-    tokens = int(24576 * parser.parse_args().scale)
+    tokens = int(147456 * parser.parse_args().scale)
     tiny = workspace.read_profile(ROOT / "profiles/tiny.yaml")
-    every = pages(tiny["sources"]["corpora"][0]["modules"])
-    few = {name: page for name, page in every.items() if name.rpartition("/")[2].removesuffix(".html") in FIRST}
+    few = pages(sorted(tiny["sources"]["corpora"][0]["modules"])[::2])
+    every = few | pages([f"sympy.{name}" for name in MATHS])
     top = Path(tempfile.mkdtemp(prefix="week-"))
     feed, root = top / "feed", checkout(top / "catena", top / "feed", tokens)
     doubled = {f"copy{number}-{name.replace('/', '-')}": page for number in range(3) for name, page in every.items()}

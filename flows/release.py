@@ -261,11 +261,13 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="default")
     parts = parser.add_subparsers(dest="part", required=True)
-    parts.add_parser("list", help="every release, its kind, reason and models")
+    parts.add_parser("list", prog="./run releases", description="Every release: when, its kind, reason and models.",
+                     help="every release, its kind, reason and models")
     parts.add_parser("models", help="print NAME=DIR of each model of the current release, as the server takes them")
-    back = parts.add_parser("rollback", help="bring an earlier release back")
+    back = parts.add_parser("rollback", prog="./run rollback", help="bring an earlier release back",
+                            description="Bring an earlier release back: seconds, from what DVC has kept; itself a release.")
     back.add_argument("tag", nargs="?", help="release/N, or N (default: the one that the current one replaced)")
-    back.add_argument("--reason", default="by hand")
+    back.add_argument("--reason", default="by hand", help="goes into the release (default: by hand)")
     given = parser.parse_args()
     root, profile = Path.cwd(), given.profile
     try:

@@ -1,6 +1,7 @@
 """Chat with a model in the terminal, through the project's own server.
 
-    python -m flows.talk models/scratch/int4        (./run chat)
+    ./run chat [TRACK]                              a track of params.yaml's `served` (default: the first)
+    python -m flows.talk models/scratch/int4        any served model directory
 
 The server lives as long as the talk. A line is a turn; /new forgets what was said, /quit or the end of input ends.
 """

@@ -9,13 +9,15 @@ import pytest
 
 from flows.refresh import RefreshError, refresh, seeds
 from tasks import params
+from tasks.data import fetch
 from tasks.data.registry import SourcesParams
+from tests.flows.test_watch import site
 
 PINNED = [
     {"name": "sqlalchemy", "kind": "pypi", "package": "SQLAlchemy", "version": "2.1.9", "file": "s.tar.gz",
      "sha256": "0" * 64, "take": ["*"], "as": "site", "language": "en", "licence": "MIT"},
     {"name": "python", "kind": "pydoc", "as": "site", "modules": ["csv"], "language": "en", "licence": "PSF-2.0"},
-    {"name": "far", "kind": "jsonl", "url": "https://example.org/a.jsonl", "sha256": "1" * 64, "snapshot": "2025",
+    {"name": "hub", "kind": "huggingface", "path": "someone/something", "revision": "main", "snapshot": "2025",
      "language": "en", "licence": "MIT"},
     {"name": "site", "kind": "seed", "url": "https://example.org/docs/", "snapshot": "2025", "language": "en",
      "licence": "MIT"},
@@ -68,10 +70,37 @@ def test_first_then_no_change_then_each_change(places):
     (root / "set/part.jsonl").write_text("{} \n")
     (place / "committed/a.txt").write_text("two")
     changed = copy.deepcopy(given)
-    changed["corpora"] = [entry for entry in changed["corpora"] if entry["name"] != "far"]
+    changed["corpora"] = [entry for entry in changed["corpora"] if entry["name"] != "hub"]
     assert refresh(changed, first, root, place, "2026-03-03") == [
-        "feed (changed)", "logs (changed)", "set (changed)", "far (gone)", "committed (changed)"]
+        "feed (changed)", "logs (changed)", "set (changed)", "hub (gone)", "committed (changed)"]
     assert entries(changed)["feed"]["snapshot"] == "2026-03-03"
+
+
+def test_a_file_of_the_web_is_pinned_to_what_is_there_now(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATENA_DOWNLOADS", str(tmp_path / "downloads"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    with site(validator="ETag", body=b'{"text": "one"}\n') as (handler, url):
+        entry = {"name": "far", "kind": "jsonl", "url": f"{url}a.jsonl", "snapshot": "2025", "language": "en",
+                 "licence": "MIT", "sha256": hashlib.sha256(handler.body).hexdigest()}
+
+        def refreshed(champion, day):
+            now = {"shard": 1 << 20, "corpora": [dict(entry)], "packages": []}
+            return refresh(now, champion, tmp_path, tmp_path, day), now
+
+        assert refreshed({"corpora": [entry], "packages": []}, "2026-03-01")[0] == []   # as pinned by hand
+        sent = handler.bodies
+        changed, champion = refreshed({"corpora": [entry], "packages": []}, "2026-03-02")
+        assert changed == [] and handler.bodies == sent   # 304: not sent again
+        handler.body = b'{"text": "two"}\n'
+        changed, challenger = refreshed(champion, "2026-03-03")
+        found, pinned = challenger["corpora"][0], hashlib.sha256(handler.body).hexdigest()
+        assert changed == ["far (changed)"] and (found["snapshot"], found["sha256"]) == ("2026-03-03", pinned)
+        assert (tmp_path / "downloads" / pinned).read_bytes() == handler.body   # the stage need not fetch it again
+        assert refreshed(champion, "2026-03-04")[0] == ["far (changed)"]   # it was kept: the next try sees it too
+        handler.body = b""
+        with pytest.raises(RefreshError, match=r"source far: http://127.0.0.1:\d+/a.jsonl cannot be .*HTTP 500"):
+            refreshed(challenger, "2026-03-05")
 
 
 @pytest.mark.parametrize(("spoil", "said"), [
