@@ -4,8 +4,9 @@
     ./run adapt examples/shop.yaml --serve    the same, then serve the result by the OpenAI API until Ctrl-C
 
 The way: is a trial question in the training data? -> each candidate scored on the choosing half -> is the gap to the
-target large? -> what fits memory and time: full, LoRA or QLoRA -> do tools help, measured? -> tune -> trial on the
-held-out half, paired with the untuned model; failed, the next method -> int4 -> tried again -> served -> smoke test.
+target large? -> do tools help, measured? do they suffice? -> what fits memory and time: full, LoRA or QLoRA -> tune ->
+trial on the held-out half, paired with the untuned model; failed, the next method -> int4 -> tried again -> served ->
+smoke test.
 Killed, it goes on where it stood; what has not changed is not done again. flows/taskset.py says what a task set holds.
 """
 
@@ -22,8 +23,8 @@ from typing import Any
 from flows import decisions, taskset, trial
 from flows.decisions import Decisions
 from flows.taskset import TaskSetError
-from flows.way import (NotReached, Way, candidate, choose, code_digest, compress, deploy, file_digest, gap, questions,
-                       tuned, with_tools)
+from flows.way import (NotReached, Way, candidate, choose, code_digest, compress, deploy, enough, file_digest, gap,
+                       questions, tuned, with_tools)
 from tasks import params
 from tasks.stage import StageError
 
@@ -49,8 +50,9 @@ def run(file: Path, listen: Callable[[dict[str, Any], bool], None] | None = None
     if gap(way, chosen)["choice"] == "none":
         model, tools = base, chosen["numbers"]["tools"]
     else:
-        tools = with_tools(way, base)["choice"] == "with"
-        model = tuned(way, base, tools)
+        measured = with_tools(way, base)
+        tools = measured["choice"] == "with"
+        model = base if enough(way, base, measured) else tuned(way, base, tools)
     served = compress(way, model, tools)
     return deploy(way, served, tools)
 

@@ -18,9 +18,12 @@ from tasks.finetune.tune import Job, TuneParams
 from tasks.pretrain.footprint import TARGETS, Method
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS, BATCH, RANK = 4, 8, 16
+EPOCHS, BATCH, RANK, STEPS = 4, 8, 16, 600
 ADAPTER_RATE = 0.01     # Muon's of the adapters, whose updates have one size whatever the width
-WIDTH_RATE = 0.288      # AdamW's of all weights times the width: 5e-4 at 576 (muP, Yang et al. 2022, arXiv:2203.03466)
+# AdamW's of all weights: 3e-3 at 192, where 1.5e-3 learns the form and little else, and at 6e-3 the loss stood until
+# the schedule came down to half of it (docs/LOG.md); and down with the square of the width, 3.3e-4 at 576: one power by
+# muP (Yang et al. 2022, arXiv:2203.03466), one because a wider model has learned more that is to be kept
+WIDTH_RATE = 3e-3 * 192**2
 WINDOW = 64     # tokens of a calibration window: conversations are short
 
 
@@ -30,9 +33,9 @@ class MakingError(RuntimeError):
 
 def settings(method: Method, width: int, conversations: int) -> TuneParams:
     """The values of a tuning of a model `width` wide by `method`: few epochs over few conversations, a batch that
-    leaves at least 50 steps."""
-    batch = max(1, min(method.batch, conversations * EPOCHS // 50 or 1))
-    rate = WIDTH_RATE / width if method.kind == "full" else ADAPTER_RATE
+    leaves STEPS of them where it can."""
+    batch = max(1, min(method.batch, conversations * EPOCHS // STEPS))
+    rate = min(0.01, WIDTH_RATE / width**2) if method.kind == "full" else ADAPTER_RATE
     return TuneParams(
         method=method.kind, length=method.sequence, checked=max(1, min(16, conversations // 10)),
         checkpointing=method.checkpointing,

@@ -7,7 +7,7 @@
     budget: {memory_gib: 4, minutes: 20}
     candidates: [scratch, models/smollm2/chat]
     tools: [calculator]             # actions of this project, or OpenAI function schemas where metric is call
-    training: shop.jsonl            # optional, beside this file: {"messages": [...], "tools": [...]} a line
+    training: shop.jsonl            # optional, beside this file; a line {"messages": [...], "tools": [...]} or an item
     items:
       - {question: Where is my parcel?, expected: shipping}
       - {question: Cancel order 12., call: {name: cancel, arguments: {order: 12}}}
@@ -181,12 +181,19 @@ def training(file: Path, given: TaskSet) -> list[dict[str, Any]]:
     made = []
     for number, line in enumerate(lines, 1):
         try:
-            messages = json.loads(line)["messages"]
+            values = json.loads(line)
+            if "messages" not in values:
+                made.append(conversation(given, answered(given, values)))
+                continue
+            messages = values["messages"]
             if not messages or any(m["role"] not in ("system", "user", "assistant", "tool") for m in messages):
                 raise ValueError("a role is not system, user, assistant or tool")
             if not any(m["role"] == "assistant" for m in messages):
                 raise ValueError("no assistant's turn: nothing to learn")
-            made.append({"messages": messages, "tools": json.loads(line).get("tools") or []})
+            made.append({"messages": messages, "tools": values.get("tools") or []})
+        except ValidationError as error:
+            raise TaskSetError(f"training: {path}:{number} is neither a conversation nor an item: {explained(error)}"
+                               ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TaskSetError(f"training: {path}:{number} is no conversation ({type(error).__name__}: {error})"
                                ) from None
@@ -219,6 +226,15 @@ def contaminated(conversations: list[dict[str, Any]], items: list[Item]) -> tupl
 def folded(text: str) -> str:
     """`text` without case, spacing and marks."""
     return " ".join(words.normal_words(text))
+
+
+def answered(given: TaskSet, values: dict[str, Any]) -> Item:
+    """An item that can be learned. Raises ValidationError, or ValueError where what the metric compares is missing."""
+    item = Item.model_validate(values)
+    lacking = "call" if given.metric == "call" else "expected"
+    if getattr(item, lacking) is None:
+        raise ValueError(f"no `{lacking}`, which metric {given.metric} compares with")
+    return item
 
 
 def conversation(given: TaskSet, item: Item) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tasks.agents import loop
 from tasks.agents.actions import python, units
 from tasks.agents.actions.calculator import calculator
 from tasks.agents.react import Plain, ReAct
-from tasks.agents.sandbox import Sandbox
+from tasks.sandbox import Sandbox
 from tasks.agents.tools import Action
 from tasks.serve import client
 

@@ -252,11 +252,22 @@ def tuned(way: Way, base: Path, tools: bool) -> Path:
                      "candidate or budget, or a lower target is the way on")
 
 
-def tried(way: Way, number: int, base: Path, model: Path, tools: bool) -> Node:
-    """The trial: the held-out half, paired with the untuned model. Passed: at the target, and surely better."""
+def enough(way: Way, base: Path, measured: Node) -> bool:
+    """Whether tools alone reach the target: where they do on the choosing half, the trial is asked of the untuned
+    model, with them and without; failed, tuning goes on from there."""
+    if measured["choice"] != "with" or way.given.metric == "call":
+        return False
+    if measured["numbers"]["with"]["value"] < way.given.target:
+        return False
+    return tried(way, 0, base, base, True, False)["choice"] == "passed"
+
+
+def tried(way: Way, number: int, base: Path, model: Path, tools: bool, before_tools: bool | None = None) -> Node:
+    """The trial: the held-out half, paired with the untuned model (with tools as now, or as `before_tools` says).
+    Passed: at the target, and surely better."""
     def make() -> Node:
-        now = way.asked(model, True, tools, "trial, tuned")
-        before = way.asked(base, True, tools, "trial, untuned")
+        now = way.asked(model, True, tools, "trial" if model == base else "trial, tuned")
+        before = way.asked(base, True, tools if before_tools is None else before_tools, "trial, untuned")
         score, gained = rate(now), difference(now, before)
         faults = []
         if score.value < way.given.target:
@@ -266,7 +277,8 @@ def tried(way: Way, number: int, base: Path, model: Path, tools: bool) -> Node:
         if gained.low <= 0:
             faults.append(f"the paired interval of the gain, {gained.low:.3f} to {gained.high:.3f}, includes none")
         return {"choice": "failed" if faults else "passed", "reason": "; ".join(faults) or
-                f"{score.value:.3f} on items never learned, {gained.value:+.3f} to the untuned model",
+                f"{score.value:.3f} on items never learned, {gained.value:+.3f} to the untuned model" +
+                (" without tools: nothing is tuned" if model == base else ""),
                 "numbers": {"tuned": score.as_dict(), "untuned": rate(before).as_dict(), "gain": gained.as_dict()}}
 
     return way.record.node(f"trial {number}", trial_inputs(way, {"model": digest(model), "base": digest(base)}, tools),

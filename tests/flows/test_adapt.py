@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -91,12 +92,34 @@ def test_training_data_with_a_question_of_the_trial_is_refused_by_name(tmp_path)
 @pytest.mark.parametrize("line, shown", [
     ("{", "learn.jsonl:1 is no conversation"), ('{"messages": []}', "is no conversation"), ("", "is empty"),
     ('{"messages": [{"role": "robot", "content": "x"}]}', "a role is not"),
-    ('{"messages": [{"role": "user", "content": "x"}]}', "nothing to learn")])
+    ('{"messages": [{"role": "user", "content": "x"}]}', "nothing to learn"),
+    ('{"question": "x"}', "no `call`, which metric call compares with"), ('{"question": ""}', "question = ''"),
+    ('{"question": "x", "call": {"name": "route"}}', "is neither a conversation nor an item: .*arguments"),
+    ("[1]", "is neither a conversation nor an item"), ('{"asked": "x"}', "question is missing")])
 def test_broken_training_data_is_one_line(tmp_path, line, shown):
     given = taskset.read(written(tmp_path, training="learn.jsonl"))
     (tmp_path / "learn.jsonl").write_text(line)
     with pytest.raises(TaskSetError, match=shown):
         taskset.training(tmp_path / "set.yaml", given)
+
+
+def test_a_line_of_training_may_be_an_item(tmp_path):
+    given = taskset.read(written(tmp_path, training="learn.jsonl", system="Route it."))
+    item = {"question": "Nothing alike at all", "call": {"name": "route", "arguments": {"queue": "fox"}}}
+    (tmp_path / "learn.jsonl").write_text(json.dumps(item) + "\n")
+    [made] = taskset.training(tmp_path / "set.yaml", given)
+    assert [m["role"] for m in made["messages"]] == ["system", "user", "assistant"] and made["tools"] == [TOOL]
+    assert made["messages"][2]["tool_calls"][0]["function"] == item["call"]
+
+
+def test_the_committed_example_is_what_its_script_makes(tmp_path):
+    folder = Path(__file__).resolve().parents[2] / "examples"
+    names = runpy.run_path(str(folder / "shop.py"), run_name="shop")
+    names["main"].__globals__["HERE"] = tmp_path
+    names["main"]()
+    for name in ("shop.yaml", "shop.jsonl"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text(), "python examples/shop.py makes it anew"
+    assert len(taskset.training(folder / "shop.yaml", taskset.read(folder / "shop.yaml"))) == 640
 
 
 @pytest.mark.parametrize("metric, expected, right, wrong", [
@@ -191,6 +214,56 @@ def test_a_trial_that_is_failed_goes_on_with_the_next_method_and_deploys_nothing
         assert made["numbers"]["loss after"]["given"] < made["numbers"]["loss before"]["given"]
         assert (tmp_path / f"animals/tuned-{kind}/model.safetensors").is_file()
     assert not (tmp_path / "animals/deployed").exists()
+
+
+def with_actions(folder: Path, model: Path, target: float) -> Path:
+    """A task set of sums with the calculator, which the tiny model cannot do: its answers are given by the tests."""
+    items = [{"question": f"What is {number} plus {word}?", "expected": str(number)} for number, word in
+             enumerate(WORDS[:16], 100)]
+    return written(folder, metric="number", tools=["calculator"], items=items, target=target, candidates=[str(model)])
+
+
+def acted(rate: float):
+    """In place of trial.ask: with tools this share of the items is right, after a call; without, none."""
+    def ask(_, given, items, tools, *__):
+        outcomes = []
+        for number, item in enumerate(items):
+            right = tools and number < rate * len(items)
+            asked = {"name": "calculator", "arguments": '{"expression": "1"}'}
+            outcomes.append(trial.Outcome(right, "It is 1", [
+                {"role": "user", "content": item.question},
+                {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": asked}]},
+                {"role": "tool", "tool_call_id": "1", "content": "1"}, {"role": "assistant", "content": "It is 1"}]))
+        return outcomes
+    return ask
+
+
+def test_tools_that_suffice_are_tried_on_the_held_out_half_and_nothing_is_tuned(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(way.trial, "ask", acted(1.0))
+    monkeypatch.setattr(adapt, "tuned", lambda *_: pytest.fail("tuned all the same"))
+    monkeypatch.setattr(adapt, "compress", lambda way, model, tools: (model, tools))
+    monkeypatch.setattr(adapt, "deploy", lambda way, made, _: made)
+    seen = {}
+    got = adapt.run(with_actions(tmp_path, model, 0.8), lambda entry, _: seen.update({entry["node"]: entry}), tmp_path)
+    assert got == (model, True) and seen["tools"]["choice"] == "with" and seen["trial 0"]["choice"] == "passed"
+    assert seen["trial 0"]["numbers"]["gain"]["low"] > 0 and seen["trial 0"]["numbers"]["untuned"]["value"] == 0
+    assert "method" not in seen
+
+
+def test_tools_that_help_but_do_not_suffice_teach_the_runs_that_ended_right(tmp_path, model, monkeypatch):
+    """What is learned is the agent's own right runs, calls and all; the tuning is real."""
+    monkeypatch.setattr(way.trial, "ask", acted(0.6))
+    monkeypatch.setattr(way.making, "started", here)
+    monkeypatch.setattr(way.planner, "recommend", lambda plans, _=None: plans[:1])
+    seen = {}
+    with pytest.raises(way.NotReached, match="full: 0.[56]"):
+        adapt.run(with_actions(tmp_path, model, 0.8), lambda entry, _: seen.update({entry["node"]: entry}), tmp_path)
+    kept = [json.loads(line) for line in (tmp_path / "animals/agent.jsonl").read_text().splitlines()]
+    right = seen["tools"]["numbers"]["agent conversations"]
+    assert "trial 0" not in seen and right == len(kept) >= 3
+    assert all(one["messages"][1]["tool_calls"] and one["tools"][0]["function"]["name"] == "calculator" for one in kept)
+    made = seen["tune 1"]["numbers"]
+    assert made["loss after"]["given"] < made["loss before"]["given"]
 
 
 @pytest.mark.parametrize("scores, chosen, reason", [
