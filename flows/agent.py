@@ -4,9 +4,10 @@
     ./run agent smollm2 "Which table has the most rows?" --database data.db --strategy planner
 
 Tools: calculator, unit conversion, search over the corpus, a subset of Python; --programs adds whole Python shut in
-by bubblewrap, --workspace files and plots, --database SQL, --allow-host web pages. A call with effects (writing a
-file) asks first; without a terminal it is made only while no text from outside has been read. --save
-keeps the run at every event; --resume goes on with it.
+by bubblewrap, --workspace files and plots, --database SQL, --allow-host web pages, --mcp the tools of MCP servers,
+--openapi operations of HTTP services. A call with effects (writing a file, whatever another's tool does) asks first;
+without a terminal it is made only while no text from outside has been read. --save keeps the run at every event;
+--resume goes on with it.
 """
 
 from __future__ import annotations
@@ -21,19 +22,15 @@ from typing import Any
 
 import openai
 
+from flows import toolset
 from tasks import params
-from tasks.agents import loop, planner, rewoo
-from tasks.agents.actions import database, fetch, files, plot, program, python, search, units
-from tasks.agents.actions.calculator import calculator
-from tasks.agents.jail import Jail
+from tasks.agents import loop, memory, planner, rewoo
 from tasks.agents.react import ReAct
-from tasks.agents.sandbox import Sandbox, SandboxUnavailable
+from tasks.sandbox import SandboxUnavailable
 from tasks.agents.smoke import AgentsParams
 from tasks.agents.text import TextClient
 from tasks.agents.tools import Action, ActionError
 from tasks.serve import client
-
-CORPUS = Path("data/corpus")
 
 
 def main() -> int:
@@ -45,10 +42,10 @@ def main() -> int:
         if track not in settings["served"]:
             raise AgentFailed(f"no track {track!r}: served here are {', '.join(settings['served'])}")
         how = AgentsParams.model_validate(settings["tracks"][track]["agents"])
-        state = resumed(given.resume) if given.resume else loop.Run()
+        state = resumed(given.resume, given.strategy) if given.resume else loop.Run()
         state.listen = listener(given.save, state)
         with ExitStack() as held:
-            actions = tools(given, held)
+            actions = toolset.with_remote(toolset.local(given, held), given, held)
             url = given.url or held.enter_context(
                 client.running(Path("models") / track / "int4", threads=params.runtime().threads, slots=1))
             server = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
@@ -78,10 +75,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strategy", choices=("react", "text", "rewoo", "planner"), default="react",
                         help="react: tool calling (default); text: ReAct as text; rewoo: plan, work, solve; planner: "
                         "parts")
-    parser.add_argument("--workspace", type=Path, help="a directory of files to read and write; plots go there")
-    parser.add_argument("--database", type=Path, help="a SQLite file to read")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="HOST[:PORT]", help="pages it may read")
-    parser.add_argument("--programs", action="store_true", help="whole Python programs, shut in by bubblewrap")
+    toolset.local_arguments(parser)
+    toolset.remote_arguments(parser)
     parser.add_argument("--steps", type=int, default=6, help="turns of the model (default 6)")
     parser.add_argument("--tokens", type=int, default=20_000, help="prompt and answer tokens in all (default 20000)")
     parser.add_argument("--seconds", type=float, default=120, help="wall time (default 120)")
@@ -96,8 +91,6 @@ def arguments() -> argparse.Namespace:
     given.track = before[0] if before else None
     if given.steps < 1 or given.tokens < 1 or given.seconds <= 0:
         parser.error("--steps, --tokens and --seconds are above 0")
-    if (given.save or given.resume) and given.strategy not in ("react", "text"):
-        parser.error(f"--save and --resume work with react and text, not with {given.strategy}")
     return given
 
 
@@ -112,30 +105,11 @@ def best_track(served: list[str]) -> str:
     return max(served, key=passed)
 
 
-def tools(given: argparse.Namespace, held: ExitStack) -> list[Action]:
-    """The actions that the arguments allow."""
-    actions = [Action.of(calculator), Action.of(units.convert),
-               Action.of(python.action(held.enter_context(Sandbox())))]
-    if CORPUS.is_dir():
-        actions.append(Action.of(search.Index(CORPUS).action(), outside=True))
-    if given.programs:
-        actions.append(Action.of(program.action(Jail())))
-    if given.workspace:
-        given.workspace.mkdir(parents=True, exist_ok=True)
-        listing, read, write = files.actions(given.workspace)
-        actions += [Action.of(listing), Action.of(read, outside=True), Action.of(write, effects=True),
-                    Action.of(plot.action(given.workspace), effects=True)]
-    if given.database:
-        actions.append(Action.of(database.action(given.database), outside=True))
-    if given.allow_host:
-        actions.append(Action.of(fetch.action(given.allow_host), effects=True, outside=True))
-    return actions
-
-
 def ask(server: openai.OpenAI, given: argparse.Namespace, how: AgentsParams, actions: list[Action],
         state: loop.Run) -> loop.Run:
     """One run of the strategy asked for."""
-    budget = loop.Budget(given.steps, given.tokens, given.seconds, how.turn)
+    budget = loop.Budget(given.steps, given.tokens, given.seconds, how.turn,
+                         memory.room(server, given.model, how.turn))
     strategy = ReAct(how.system, how.examples, "auto" if given.strategy == "text" else how.first)
     approve = approved if sys.stdin.isatty() else None
     if given.strategy == "rewoo":
@@ -159,14 +133,17 @@ def listener(save: Path | None, state: loop.Run) -> loop.Listener:
     return hear
 
 
-def resumed(path: Path) -> loop.Run:
-    """A kept run, open again. Raises AgentFailed where the file holds none."""
+def resumed(path: Path, strategy: str) -> loop.Run:
+    """A kept run, open again. Raises AgentFailed where the file holds none, or one of another strategy."""
     try:
         run = loop.Run(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise AgentFailed(f"{path} holds no kept run ({' '.join(str(error).split())[:120]})") from None
     if run.reason == "answered":
         raise AgentFailed(f"{path}: that run has answered already: {str(run.answer)[:200]}")
+    kept = ("rewoo",) if "steps" in run.plan else ("planner",) if run.plan else ("react", "text")
+    if (run.plan or run.messages) and strategy not in kept:
+        raise AgentFailed(f"{path}: that run is one of --strategy {kept[0]}, not of {strategy}")
     run.reason = ""
     return run
 

@@ -34,11 +34,16 @@ def completion_choice(index: int, request: Request, delta: Delta, words: Vocabul
         offsets = []
         for token in tokens:
             offsets.append(offset)
-            offset += len(words.pieces.get(token, b"").decode(errors="ignore"))
+            offset += begun(words.pieces.get(token, b""))
         logprobs = {"tokens": names, "token_logprobs": [entry and entry.logprob for entry in told],
                     "top_logprobs": [entry and legacy_top(entry, words) for entry in told], "text_offset": offsets}
     return {"index": index, "text": (echo or "") + delta.text, "logprobs": logprobs,
             "finish_reason": delta.finish}, offset
+
+
+def begun(piece: bytes) -> int:
+    """How many characters begin in a token's bytes: of one spread over tokens, as Chinese ones are, the first counts."""
+    return sum(byte & 0xC0 != 0x80 for byte in piece)
 
 
 def echoed(words: Vocabulary, prompt: tuple[int, ...]) -> str:

@@ -1,5 +1,6 @@
 """The server: OpenAI's and Anthropic's APIs over one or more model directories.
 
+    ./run serve [TRACK] [OPTIONS]
     python -m tasks.serve.api models/smollm2/int4 [NAME=DIR ...] [--adapter NAME=DIR] [--port 8000] [--threads 2]
         [--trace data/index]
 
@@ -16,9 +17,11 @@ import argparse
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from tasks import params, stage
 from tasks.data.trace import TraceError
@@ -30,6 +33,7 @@ from tasks.serve.registry import Registry
 from tasks.serve.trace import Tracer
 
 DRAIN = 30
+Extend = Callable[[FastAPI, str, str | None], None]     # (application, its own base URL, its key)
 HAND_BACK = 0.0005  # seconds; the engine's thread waits this long at most for the event loop's bytecode
 
 
@@ -47,9 +51,9 @@ class Server(uvicorn.Server):
 
 
 def serve(models: dict[str, Path], adapters: dict[str, Path], runtime: params.Runtime, port: int, threads: int,
-          slots: int, options: Options, index: Path | None = None) -> None:
-    """Load the models and serve them until SIGTERM or Ctrl-C. Raises ModelError, TraceError where there is no `index`,
-    or OSError where the port is taken."""
+          slots: int, options: Options, index: Path | None = None, extend: Extend | None = None) -> None:
+    """Load the models and serve them until SIGTERM or Ctrl-C; `extend` adds endpoints to the application. Raises
+    ModelError, TraceError where there is no `index`, or OSError where the port is taken."""
     tracer = Tracer(index) if index else None
     family = socket.AF_INET6 if ":" in runtime.host else socket.AF_INET
     with socket.create_server((runtime.host, port), family=family) as listening:
@@ -57,7 +61,10 @@ def serve(models: dict[str, Path], adapters: dict[str, Path], runtime: params.Ru
         sys.setswitchinterval(HAND_BACK)
         address = f"http://{f'[{runtime.host}]' if family == socket.AF_INET6 else runtime.host}"
         url = f"{address}:{listening.getsockname()[1]}/v1"
-        config = uvicorn.Config(application(registry, runtime.api_key, tracer), log_level="warning", access_log=False,
+        app = application(registry, runtime.api_key, tracer)
+        if extend:
+            extend(app, url, runtime.api_key)
+        config = uvicorn.Config(app, log_level="warning", access_log=False,
                                 timeout_graceful_shutdown=DRAIN)
         context = registry.find().service.context
         names = ", ".join(target.name for target in registry.targets())
@@ -78,9 +85,9 @@ def named(given: list[str], what: str) -> dict[str, Path]:
     return found
 
 
-def main() -> None:
-    """The command line. Exit codes: 0 ended on request, 1 could not serve, 2 bad params or arguments."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.serve.api", description=__doc__,
+def options(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog=program, description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="+", help="[NAME=]directory of an exported (or from_pretrained) model")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIR",
@@ -96,7 +103,11 @@ def main() -> None:
                         help="index of the training documents (data/index): the chat page tells an answer's sources")
     parser.add_argument("--private", action="store_true",
                         help="for the process that starts it alone: loopback, no key, ends when that process ends")
-    given = parser.parse_args()
+    return parser
+
+
+def run(given: argparse.Namespace, extend: Extend | None = None) -> None:
+    """Serve as the command line says. Exit codes: 0 ended on request, 1 could not serve, 2 bad params or arguments."""
     if given.private:
         stage.die_with_parent()
     try:
@@ -114,8 +125,8 @@ def main() -> None:
         both = models.keys() & adapters.keys()
         if both:
             raise ModelError(f"an adapter is named {sorted(both)[0]!r} like a model: give it as NAME=DIR")
-        options = Options(given.kv, given.backend, given.tensor_parallel, given.speculate)
-        serve(models, adapters, runtime, port, threads, slots, options, given.trace)
+        chosen = Options(given.kv, given.backend, given.tensor_parallel, given.speculate)
+        serve(models, adapters, runtime, port, threads, slots, chosen, given.trace, extend)
     except (ModelError, TraceError) as error:
         sys.exit(stage.fail(1, str(error)))
     except OSError as error:
@@ -125,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(options("python -m tasks.serve.api", __doc__).parse_args())

@@ -44,6 +44,7 @@ def application(registry: Registry, api_key: str | None = None, tracer: trace.Tr
         registry.close()
 
     app = FastAPI(title="Catena", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.agent = False  # what tells the page of an agent: set by who adds its endpoints
     app.add_middleware(Guard, api_key=api_key)
     for kind, handler in ((ApiError, refused), (RequestValidationError, invalid), (HTTPException, http_error),
                           (Exception, failed)):
@@ -62,7 +63,7 @@ def application(registry: Registry, api_key: str | None = None, tracer: trace.Tr
     @app.get("/v1/models", **documents.told(documents.Cards, 401))
     def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [target.card() for target in registry.targets()],
-                             "trace": tracer is not None})
+                             "trace": tracer is not None, "agent": app.state.agent})
 
     @app.get("/v1/models/{name:path}", **documents.told(documents.Card, 401, 404))
     def model(name: str) -> JSONResponse:

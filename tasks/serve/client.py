@@ -24,20 +24,20 @@ class ServerError(RuntimeError):
 
 
 @contextlib.contextmanager
-def running(model: Path, *, threads: int, slots: int = 8) -> Iterator[str]:
+def running(model: Path, *, threads: int, slots: int = 8, kv: str = "fp16") -> Iterator[str]:
     """Serve `model` on a free loopback port; yields the base URL (`http://127.0.0.1:N/v1`), ends it afterwards.
 
     The server dies with this process, however that ends. Raises ServerError when it does not get ready.
     """
-    with process(model, threads=threads, slots=slots) as (_, url):
+    with process(model, threads=threads, slots=slots, kv=kv) as (_, url):
         yield url
 
 
 @contextlib.contextmanager
-def process(model: Path, *, threads: int, slots: int = 8) -> Iterator[tuple[psutil.Process, str]]:
+def process(model: Path, *, threads: int, slots: int = 8, kv: str = "fp16") -> Iterator[tuple[psutil.Process, str]]:
     """As `running`, with the server's process beside its URL."""
     command = [sys.executable, "-m", "tasks.serve.api", str(model), "--port", "0", "--threads", str(threads),
-               "--slots", str(slots), "--private"]
+               "--slots", str(slots), "--kv", kv, "--private"]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:

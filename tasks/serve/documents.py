@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from tasks.data.trace import Span
+
 
 class Fault(BaseModel):
     message: str
@@ -49,11 +51,12 @@ class Card(BaseModel):
 
 
 class Cards(BaseModel):
-    """`trace`: whether POST /v1/trace answers here."""
+    """`trace`, `agent`: whether POST /v1/trace and /v1/agent answer here."""
 
     object: Literal["list"]
     data: list[Card]
     trace: bool
+    agent: bool
 
 
 class Health(BaseModel):
@@ -156,34 +159,10 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
-class TraceDocument(BaseModel):
-    id: str
-    url: str | None
-    licence: str | None
-    source: str | None
-    language: str | None
-    times: int
-    before: str
-    match: str
-    after: str
-
-
-class TraceSpan(BaseModel):
-    """Characters (code points) [start, end) of the text."""
-
-    start: int
-    end: int
-    words: int
-    bits: float
-    times: int
-    holders: int
-    documents: list[TraceDocument]
-
-
 class TraceObject(BaseModel):
     object: Literal["trace"]
     documents: int
-    spans: list[TraceSpan]
+    spans: list[Span]
     longest: list[int] | None
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tasks.agents import loop
 from tasks.agents.actions.calculator import calculator
@@ -124,11 +122,3 @@ def test_worked_examples_are_true():
             assert actions[tool].call(json.dumps(arguments)) == result and result in answer
     opening = ReAct("s", examples=True, first="auto").opening("q")
     assert [turn["role"] for turn in opening[:5]] == ["system", "user", "assistant", "tool", "assistant"]
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.one_of(st.text(max_size=50).map(says), st.tuples(st.text(max_size=9), st.text(max_size=50)).map(
-    lambda pair: call(*pair))), min_size=1, max_size=4))
-def test_any_replies_end(script):
-    run, _ = ask(script)
-    assert run.reason and run.events[-1]["event"] == "end"

@@ -48,6 +48,8 @@ def text_of(url: str, hosts: Collection[str]) -> str:
                     reply.raise_for_status()
                     return readable(reply, body(reply))
         raise ActionError(f"fetch: more than {REDIRECTS} redirects")
+    except ActionError:
+        raise
     except httpx.HTTPStatusError as error:
         raise ActionError(f"fetch: {error.response.status_code} for {url[:120]}") from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
@@ -68,20 +70,20 @@ def check(url: str, hosts: Collection[str]) -> None:
         raise ActionError(f"fetch: {host[:80]} is not allowed; allowed: {', '.join(sorted(hosts)) or 'none'}")
 
 
-def body(reply: httpx.Response) -> bytes:
-    """At most BYTES of a streamed body, decompressed. Raises ActionError for what is no text, or comes too slowly."""
+def body(reply: httpx.Response, most: int = BYTES) -> bytes:
+    """At most `most` bytes of a streamed body, decompressed. Raises ActionError for no text, or one that is slow."""
     kind = reply.headers.get("content-type", "text/plain").lower()
     if not kind.startswith(TEXT):
-        raise ActionError(f"fetch: {kind[:60]} is no text")
+        raise ActionError(f"the answer is {kind[:60]}, no text")
     deadline, parts, size = time.monotonic() + SECONDS, [], 0
     for part in reply.iter_bytes():
         parts.append(part)
         size += len(part)
-        if size >= BYTES:
+        if size >= most:
             break
         if time.monotonic() > deadline:
-            raise ActionError(f"fetch: not whole after {SECONDS:g} s")
-    return b"".join(parts)[:BYTES]
+            raise ActionError(f"the answer is not whole after {SECONDS:g} s")
+    return b"".join(parts)[:most]
 
 
 def readable(reply: httpx.Response, data: bytes) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
-from tasks.agents.tools import ActionError
+from tasks.agents.tools import ActionError, Picture
 
 POINTS = 1_000
+PICTURES = 100      # that the workspace may come to hold
 Numbers = Annotated[list[FiniteFloat], Field(min_length=1, max_length=POINTS)]
 Label = Annotated[str, Field(max_length=80)]
 
@@ -27,11 +30,15 @@ def action(workspace: Path) -> Callable[..., str]:
         axes = figure.subplots()
         {"line": axes.plot, "bar": axes.bar, "scatter": axes.scatter}[kind](x, y)
         axes.set_title(title.replace("$", r"\$"))   # a dollar sign would be read as mathematics
-        number = sum(1 for _ in workspace.glob("plot-*.png")) + 1
-        path = workspace / f"plot-{number}.png"
+        drawn = io.BytesIO()
         try:
-            figure.savefig(path, metadata={"Software": None})
+            figure.savefig(drawn, format="png", metadata={"Software": None})
         except (ValueError, OverflowError, MemoryError) as error:
             raise ActionError(f"plot: {' '.join(str(error).split())[:120]}") from None
-        return f"drawn: {path.name}"
+        for number in range(1, PICTURES + 1):
+            path = workspace / f"plot-{number}.png"
+            with contextlib.suppress(FileExistsError), path.open("xb") as file:
+                file.write(drawn.getvalue())
+                return Picture(f"drawn: {path.name}", path)
+        raise ActionError(f"plot: the workspace holds {PICTURES} pictures already")
     return plot

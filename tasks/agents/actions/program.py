@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.agents.jail import SOURCE, Jail
-from tasks.agents.sandbox import SandboxError
+from tasks.jail import SOURCE, Jail
+from tasks.sandbox import SandboxError
 from tasks.agents.tools import ActionError
 
 

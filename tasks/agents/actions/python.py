@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.agents.sandbox import OUTPUT, Sandbox, SandboxError
+from tasks.sandbox import OUTPUT, Sandbox, SandboxError
 from tasks.agents.tools import ActionError
 
 LENGTH = 120    # characters of code a model may write

@@ -25,11 +25,12 @@ async function call(path, key, body, signal) {
   throw of(answer.status, await answer.json().catch(() => null), Number.isFinite(wait) ? wait : null);
 }
 
-// The models behind this port, and whether it can trace answers: {served, traces}. Raises ApiError.
+// The models behind this port, whether it can trace answers, and whether it has an agent: {served, traces, agents}.
+// Raises ApiError.
 export async function models(key) {
   const found = await (await call("v1/models", key)).json();
   const served = found.data.map(({ id, max_model_len: context, digest }) => ({ id, context, digest }));
-  return { served, traces: found.trace === true };
+  return { served, traces: found.trace === true, agents: found.agent === true };
 }
 
 // The spans of a text that training documents hold. Raises ApiError.
@@ -37,9 +38,16 @@ export async function trace(text, key) {
   return (await call("v1/trace", key, { text })).json();
 }
 
-// The chunks of a chat turn as they arrive. Raises ApiError, also where the stream ends before the answer does.
-export async function* chat(body, key, signal) {
-  const answer = await call("v1/chat/completions", key, body, signal);
+// The chunks of a chat turn, or the events of an agent's run, as they arrive. Raise ApiError, also where the stream
+// ends before the answer does.
+export const chat = (body, key, signal) => stream("v1/chat/completions", body, key, signal);
+export const agent = (body, key, signal) => stream("v1/agent", body, key, signal);
+
+// A person's word on the call that a run asks about. Raises ApiError.
+export const allow = (run, yes, key) => call(`v1/agent/${encodeURIComponent(run)}`, key, { allow: yes });
+
+async function* stream(path, body, key, signal) {
+  const answer = await call(path, key, body, signal);
   for await (const data of events(answer.body.getReader())) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);

@@ -1,4 +1,5 @@
 // The page's state and what is done to it: conversations, columns, turns, keys.
+import { follow, task, word } from "./agent.js";
 import { models } from "./api.js";
 import { download, el } from "./dom.js";
 import { asJson, asMarkdown, asText, fileName } from "./export.js";
@@ -14,7 +15,7 @@ const KEEP_EVERY = 2000;   // ms between two savings of an answer that is being 
 const OPEN = "catena-chat-open", KEY = "catena-chat-key"; // in sessionStorage: this tab's own
 
 let served = [];           // the models behind this port
-let traces = false;        // whether it has an index of the training documents
+let [traces, agents] = [false, false]; // whether it has an index of the training documents, an agent
 let list = all();          // every conversation, the latest first
 let now = list.find((one) => one.id === sessionStorage.getItem(OPEN)) ?? list[0] ?? begun(null, "");
 let editing = null;        // the turn whose message is being edited
@@ -55,6 +56,7 @@ function draw() {
 function drawFrame() { // all but the turns
   $("list").replaceChildren(...drawList(list, now.id, open, remove));
   $("columns").replaceChildren(...drawColumns(now.columns, served, columnActs));
+  Object.assign($("agent"), { hidden: !agents, ariaPressed: String(now.agent), title: t("agentHint") });
   $("add").disabled = now.columns.length >= MOST_COLUMNS;
   drawBusy();
   for (const id of ["json", "markdown"]) $(id).disabled = !now.turns.length;
@@ -109,7 +111,8 @@ async function reply(conversation, column, turn, answer = null) {
   changed();
   try {
     const history = messages(conversation, column.id, conversation.turns.indexOf(turn), answer);
-    await patient(answer, body(conversation, column, history), key(), controller.signal, changed);
+    const [ask, made] = conversation.agent && agents ? [follow, task] : [patient, body];
+    await ask(answer, made(conversation, column, history), key(), controller.signal, changed);
   } catch (error) {
     answer.state = error.name === "AbortError" ? "stopped" : "error";
     if (answer.state === "error") answer.error = told(error);
@@ -127,8 +130,17 @@ async function reply(conversation, column, turn, answer = null) {
 function again(turn, column) { // after an error: go on where nothing was said yet, else answer anew
   const answer = shown(turn, column.id);
   const step = answer?.steps.at(-1);
-  const clean = answer && (!step || step.calls.some((call) => call.result !== null));
+  const clean = answer && !now.agent && (!step || step.calls.some((call) => call.result !== null));
   reply(now, column, turn, clean ? answer : null);
+}
+
+async function allow(call, yes) {
+  try {
+    await word(call, yes, key());
+  } catch (error) {
+    say(remedy(told(error)).text);
+  }
+  $("prompt").focus();
 }
 
 async function sources(answer, turn, column) {
@@ -202,7 +214,7 @@ const codeTools = (text) => copyButton(() => text);
 const acts = (turn, column) => ({
   codeTools, copyAnswer: (answer) => copyButton(() => asText(answer)),
   again: () => again(turn, column), regenerate: () => reply(now, column, turn), key: () => askKey(),
-  settings: () => settings(now.columns.indexOf(column)), resume: () => resume(turn, column),
+  settings: () => settings(now.columns.indexOf(column)), allow, resume: () => resume(turn, column),
   trace: traces && ((answer) => sources(answer, turn, column)),
   stop: () => runs.get(shown(turn, column.id))?.controller.abort(),
   resultKey: (event) => {
@@ -312,7 +324,7 @@ async function bring(file) {
 async function meet() {
   try {
     const had = traces;
-    ({ served, traces } = await models(key()));
+    ({ served, traces, agents } = await models(key()));
     if (traces !== had) draw();
     for (const column of now.columns) column.model ||= served[0]?.id ?? "";
     say();
@@ -357,6 +369,7 @@ const sidePanel = () => side($("side").hidden);
 const help = () => openSheet($("sheet"), t("keys"), keyTable());
 
 for (const [id, act] of Object.entries({
+  agent: () => { now.agent = !now.agent; save(); drawFrame(); },
   new: begin, menu: sidePanel, add: addColumn, settings: () => settings(), stop: () => abort(now), help, key: askKey,
   theme: nextTheme, language: () => { nextLanguage(); draw(); }, import: () => $("file").click(),
   json: () => download(fileName(now, "json"), "application/json", asJson([now])),

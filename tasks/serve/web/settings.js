@@ -1,5 +1,6 @@
 // The sheets: settings of the conversation and its columns, the API key, the list of keys. One <dialog> holds them.
 import { el } from "./dom.js";
+import { BUDGET } from "./agent.js";
 import { KNOBS } from "./store.js";
 import { t } from "./words.js";
 
@@ -22,7 +23,25 @@ export function fields(conversation, served, changed) {
   };
   return [line("name", "title"), line("system", "system", null, 3),
     ...conversation.columns.map((column, at) => columnFields(column, at, served, changed)),
-    line("tools", "tools", "toolsHint", 4), el("p.quiet", {}, t("all"))];
+    line("tools", "tools", "toolsHint", 4), budgetFields(conversation, changed), el("p.quiet", {}, t("all"))];
+}
+
+function budgetFields(conversation, changed) {
+  const knobs = Object.entries(BUDGET).map(([name, [least, most, usual]]) => {
+    const field = el("input", { id: `budget-${name}`, type: "number", min: least, max: most, placeholder: usual,
+      inputmode: "numeric", oninput: () => {
+        const off = field.value !== "" && !(field.valueAsNumber >= least && field.valueAsNumber <= most);
+        field.setCustomValidity(off ? t("outside", { name: t(`${name}Most`), least, most }) : "");
+        field.reportValidity();
+        if (off) return;
+        if (field.value === "") delete conversation.budget[name]; else conversation.budget[name] = field.valueAsNumber;
+        changed();
+      } });
+    field.value = conversation.budget?.[name] ?? "";
+    return el("label.field", {}, t(`${name}Most`), field);
+  });
+  conversation.budget ??= {};
+  return el("fieldset", {}, el("legend", {}, t("agentBudget")), el("div.knobs", {}, ...knobs));
 }
 
 function columnFields(column, at, served, changed) {

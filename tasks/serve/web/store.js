@@ -1,9 +1,11 @@
 // Conversations, kept in this browser's localStorage, one entry each; read from files with every field checked.
 //
-// conversation: {id, title, updated, system, tools (JSON text), columns: [{id, model, settings}], turns}
+// conversation: {id, title, updated, system, tools (JSON text), agent (whether its loop answers),
+//               budget: {steps, tokens, seconds}, columns: [{id, model, settings}], turns}
 // turn:         {id, text, answers: {column id: {at, versions: [answer]}}}
 // answer:       {model, settings, steps, state, error, stats}; state running, done, stopped, error or asks (for the
-//               results of tools); step: {content, reasoning, calls: [{id, name, arguments, result}], finish}
+//               results of tools); step: {content, reasoning, calls: [{id, name, arguments, result, and of the agent's
+//               own failed, picture}], finish}
 
 const PREFIX = "catena-chat:";
 const STATES = ["done", "stopped", "error", "asks"];
@@ -25,6 +27,7 @@ export const fresh = () => crypto.getRandomValues(new Uint32Array(2)).join("-");
 // A new conversation, with the columns and wishes of another.
 export const begun = (like, model) => ({
   id: fresh(), title: "", updated: Date.now(), system: like?.system ?? "", tools: like?.tools ?? "",
+  agent: like?.agent ?? false, budget: { ...like?.budget },
   columns: like ? structuredClone(like.columns) : [{ id: fresh(), model, settings: { ...CALM } }], turns: [],
 });
 
@@ -79,7 +82,9 @@ function conversation(value, field) {
   if (!columns.length) wrong(`${field}.columns`);
   return { id: text(value.id, `${field}.id`), title: text(value.title, `${field}.title`),
     updated: number(value.updated, `${field}.updated`), system: text(value.system, `${field}.system`),
-    tools: text(value.tools, `${field}.tools`), columns,
+    tools: text(value.tools, `${field}.tools`), agent: value.agent === true, columns,
+    budget: Object.fromEntries(["steps", "tokens", "seconds"].filter((name) => value.budget?.[name] !== undefined)
+      .map((name) => [name, number(value.budget[name], `${field}.budget.${name}`)])),
     turns: list(value.turns, `${field}.turns`).map((one, at) => turn(one, `${field}.turns.${at}`)) };
 }
 
@@ -101,7 +106,8 @@ function answer(value, field) {
     calls: list(one.calls, `${field}.calls`).map((call) => ({
       id: text(call?.id, `${field}.calls.id`), name: text(call.name, `${field}.calls.name`),
       arguments: text(call.arguments, `${field}.calls.arguments`),
-      result: optional(call.result, `${field}.calls.result`) })) }));
+      result: optional(call.result, `${field}.calls.result`), ...(call.failed === true && { failed: true }),
+      ...(/^data:image\/png;base64,/.test(call.picture) && { picture: call.picture }) })) }));
   return { model: text(value.model, `${field}.model`), settings: settings(value.settings, `${field}.settings`), steps,
     state: STATES.includes(value.state) ? value.state : "stopped", // running: the page was closed
     error: value.error ? failure(value.error, `${field}.error`) : null,

@@ -1,4 +1,5 @@
 // What is drawn of a conversation, from its data alone.
+import { drawOutcome } from "./agent.js";
 import { el, safe } from "./dom.js";
 import { render } from "./markdown.js";
 import { shown } from "./talk.js";
@@ -81,7 +82,7 @@ function drawStep(node, step, answer, acts, last) {
   for (const [at, call] of step.calls.entries()) {
     const open = waits && call.result === null;
     let box = calls.children[at];
-    if (!box || box.open !== open || box.result !== call.result) {
+    if (!box || box.open !== open || box.result !== call.result || box.asks !== call.asks) {
       const made = drawCall(call, open, acts);
       if (box) box.replaceWith(made); else calls.append(made);
       box = made;
@@ -97,11 +98,11 @@ function drawStep(node, step, answer, acts, last) {
 function drawCall(call, open, acts) {
   const label = t("result", { name: call.name });
   const hint = t("resultHint");
-  const known = call.result === null ? null : el("pre.result", { "aria-label": label }, safe(call.result));
   const answer = open
-    ? el("textarea.result", { rows: 2, "aria-label": label, placeholder: hint, onkeydown: acts.resultKey }) : known;
+    ? el("textarea.result", { rows: 2, "aria-label": label, placeholder: hint, onkeydown: acts.resultKey })
+    : drawOutcome(call, acts);
   const box = el("div.call", {}, el("strong.name"), el("pre", { tabindex: "0" }, el("code")), answer);
-  return Object.assign(box, { open, result: call.result });
+  return Object.assign(box, { open, result: call.result, asks: call.asks });
 }
 
 function drawFoot(answer, tries, bare, acts) {
@@ -133,7 +134,8 @@ function measures({ stats, state, steps }) {
   if (stats) {
     if (stats.first !== null) parts.push(t("first", { ms: figure(stats.first, 0) }));
     if (stats.rate) parts.push(t("rate", { rate: figure(stats.rate, 1) }));
-    parts.push(t("tokens", { n: figure(stats.tokens, 0) }), t("seconds", { s: figure(stats.total / 1000, 1) }));
+    if (stats.tokens) parts.push(t("tokens", { n: figure(stats.tokens, 0) }));
+    parts.push(t("seconds", { s: figure(stats.total / 1000, 1) }));
   }
   if (state === "stopped") parts.push(t("stopped"));
   if (steps.at(-1)?.finish === "length") parts.push(t("cut"));

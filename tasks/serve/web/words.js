@@ -50,6 +50,12 @@ export const WORDS = {
     full: "The browser's storage is full: this conversation is not kept. Export it, or delete others.",
     badFile: "{name} is no export of this page: {why}", imported: "{n} conversations imported.",
     wait: "An answer is being written: stop it first (Esc).",
+    agent: "Use tools",
+    agentHint: "The agent's loop answers with the server's tools; it asks before it writes or sends.",
+    mayCall: "May {name} be called with this?", allow: "Allow", deny: "Deny",
+    noRun: "The agent no longer waits for this.", agentEnd: "The agent ended: {why}.",
+    agentBudget: "What one task of the agent may use", stepsMost: "Steps", tokensMost: "Tokens in all",
+    secondsMost: "Seconds",
     keySend: "send", keyLine: "new line", keyStop: "stop the answers; leave an edit",
     keyLast: "in an empty message: edit the last one",
     keyFocus: "write a message", keyNew: "new chat", keyRegenerate: "answer again", keyCopy: "copy the last answer",
@@ -99,6 +105,10 @@ export const WORDS = {
     full: "浏览器存储空间已满，本对话未保存。请导出本对话，或删除其他对话。",
     badFile: "{name} 不是本页面导出的文件：{why}", imported: "已导入 {n} 个对话。",
     wait: "正在生成回答，请先停止（Esc）。",
+    agent: "使用工具", agentHint: "由智能体循环使用服务器的工具回答；写入或发送之前会先询问。",
+    mayCall: "允许用以上参数调用 {name} 吗？", allow: "允许", deny: "拒绝",
+    noRun: "智能体已不再等待这个答复。", agentEnd: "智能体已结束：{why}。",
+    agentBudget: "智能体一次任务的上限", stepsMost: "步数", tokensMost: "词元总数", secondsMost: "秒数",
     keySend: "发送", keyLine: "换行", keyStop: "停止回答；取消编辑", keyLast: "消息为空时：编辑上一条",
     keyFocus: "输入消息", keyNew: "新对话", keyRegenerate: "重新生成", keyCopy: "复制最后的回答",
     keyTrace: "最后回答的来源", keySettings: "设置", keyMenu: "显示或隐藏对话列表", keyTheme: "切换主题", keyHelp: "本列表",
@@ -125,6 +135,8 @@ export function speak(chosen) {
 // An error's line and remedy: {text, action: "key", "again", "settings" or null}.
 export function remedy({ status, message, code, field }) {
   if (status === 401 || status === 403) return { text: t("keyWrong"), action: "key" };
+  if (code === "agent") return { text: t("agentEnd", { why: message }), action: "again" };
+  if (code === "no_run") return { text: t("noRun"), action: null };
   if (code === "lost") return { text: t("lost"), action: "again" };
   if (status === 0) return { text: t("unreachable"), action: "again" };
   if (code === "context_length_exceeded") return { text: `${t("tooLong")} (${message})`, action: "settings" };

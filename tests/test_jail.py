@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from tasks.agents import jail as jails
+from tasks import jail as jails
 from tasks.agents.actions import program
-from tasks.agents.jail import Finished, Jail
-from tasks.agents.sandbox import SandboxError, SandboxUnavailable
+from tasks.jail import Finished, Jail
+from tasks.sandbox import SandboxError, SandboxUnavailable
 from tasks.agents.tools import Action, ActionError
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason=f"no bubblewrap here: {jails.REMEDY}")
@@ -85,6 +85,51 @@ for attempt in (lambda: open('link').read(), lambda: os.link('/usr/bin/python3',
 
 
 @needs_bubblewrap
+def test_ways_through_proc(jail):
+    """Other roots, open files, memory and directories of processes, and the terminal: none leads out."""
+    code = """
+import fcntl, glob, os, termios
+host = []
+for path in glob.glob('/proc/[0-9]*/root/etc/*') + glob.glob('/proc/*/cwd/etc/*') + glob.glob('/proc/*/fd/*'):
+    try:
+        name = os.readlink(path)
+        if name.startswith('/') and not name.startswith(('/dev', '/proc', '/usr', '/tmp')):
+            host.append((path, name))
+    except OSError:
+        pass
+for path in glob.glob('/proc/[0-9]*/root/root') + glob.glob('/proc/[0-9]*/root/home'):
+    host.append(path)
+print(host)
+for path in ('/proc/1/mem', '/proc/1/environ', '/proc/sysrq-trigger', '/proc/self/uid_map', '/proc/self/attr/current',
+             '/proc/self/oom_score_adj', '/proc/sys/kernel/hostname', '/proc/sys/vm/overcommit_memory'):
+    try:
+        with open(path, 'r+b') as file:
+            file.write(b'0 0 1' if path.endswith('map') else b'-1000'); file.flush(); print('wrote', path)
+    except OSError:
+        pass
+try:
+    fcntl.ioctl(0, termios.TIOCSTI, b'x'); print('typed')
+except OSError:
+    pass
+try:
+    os.open('/dev/tty', os.O_RDWR); print('terminal')
+except OSError:
+    pass
+print(os.getuid(), sorted(name for name in os.listdir('/dev') if name in ('sda', 'mem', 'kmsg', 'kvm', 'fuse', 'net')))
+print(sum(map(str.isdigit, os.listdir('/proc'))) <= 3)
+"""
+    assert jail.run(code) == Finished(0, f"[]\n{jails.NOBODY if os.geteuid() == 0 else os.getuid()} []\nTrue\n")
+
+
+@needs_bubblewrap
+def test_links_laid_for_the_next_run_lead_nowhere(jail):
+    jail.run("import os\nos.symlink('/', 'out'); os.mkfifo('pipe'); os.symlink('/proc/1/root', 'root')")
+    assert jail.run("import os; print(os.listdir('/tmp'))") == Finished(0, "[]\n")
+    assert jail.run("import os\nos.symlink('/proc/1/root', 'r'); print(os.path.exists('r/etc/passwd'), "
+                    "os.path.exists('r/root'))") == Finished(0, "False False\n")
+
+
+@needs_bubblewrap
 def test_network(jail):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -111,7 +156,8 @@ import ctypes, os
 c = ctypes.CDLL(None, use_errno=True)
 calls = dict(ptrace=(101, 16, os.getppid(), 0, 0), unshare=(272, 0x10000000), mount=(165, 0, 0, 0, 0, 0),
              process_vm_readv=(310, os.getppid(), 0, 0, 0, 0, 0), bpf=(321, 0, 0, 0), io_uring=(425, 1, 0),
-             keyctl=(250, 0, 0), setns=(308, 0, 0), userfaultfd=(323, 0), x32_getpid=(0x40000000 + 39,))
+             keyctl=(250, 0, 0), setns=(308, 0, 0), userfaultfd=(323, 0), x32_getpid=(0x40000000 + 39,),
+             memfd_create=(319, b'm', 0), memfd_secret=(447, 0), shmget=(29, 0, 1 << 30, 0o1777))
 for name, call in calls.items():
     done, error = c.syscall(*call), ctypes.get_errno()
     if (done, error) != (-1, 1):
@@ -120,7 +166,7 @@ print('tried', len(calls))
 """
     if os.uname().machine != "x86_64":
         pytest.skip("the call numbers above are x86-64's")
-    assert jail.run(code) == Finished(0, "tried 10\n")
+    assert jail.run(code) == Finished(0, "tried 13\n")
 
 
 @needs_bubblewrap
@@ -135,6 +181,10 @@ print('tried', len(calls))
     ("import os\nif os.fork() == 0:\n os.setsid()\n import time; time.sleep(60)\nos._exit(0)", None),
     ("def f(): f()\nimport sys; sys.setrecursionlimit(10**9); f()", None),
     ("import os; os.kill(1, 9); os.kill(-1, 9)", None),
+    # each process within its own limit, all together beyond it
+    ("import os, time\nfor _ in range(5): os.fork()\nx = bytearray(200 << 20); time.sleep(9)", "took more than"),
+    ("import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()", None),
+    ("print('x' * (1 << 30))", None), ("import os\nwhile True: os.write(2, b'x' * 65536)", "wrote more"),
 ])
 def test_bombs_end(jail, code, reason):
     before, start = set(os.listdir("/proc")), time.monotonic()

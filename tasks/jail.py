@@ -16,14 +16,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.agents import seccomp
-from tasks.agents.sandbox import SandboxError, SandboxUnavailable
+from tasks import seccomp
+from tasks.sandbox import SandboxError, SandboxUnavailable
 
 SECONDS = 5.0            # wall time of one run
-MEMORY = 512 << 20       # bytes of address space of one process
+MEMORY = 512 << 20       # bytes of address space of one process, and of resident memory of all together
+LOOK = 0.1               # seconds between two looks at that
 PROCESSES = 16           # of the sandbox's user, threads among them
 SCRATCH = 16 << 20       # bytes of the scratch directory
 FILE = 16 << 20          # bytes of one file
@@ -126,8 +128,12 @@ class Jail:
             selector.register(process.stdout, selectors.EVENT_READ)
             while True:
                 left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                if left <= 0:
                     raise SandboxError(f"stopped after {self.seconds:g} s")
+                if sum(resident(process.pid)) > self.memory:    # a limit holds for each process, not for all
+                    raise SandboxError(f"stopped: its processes took more than {self.memory >> 20} MiB")
+                if not selector.select(min(left, LOOK)):
+                    continue
                 part = os.read(process.stdout.fileno(), 1 << 16)
                 if not part:
                     break
@@ -139,3 +145,16 @@ class Jail:
         except subprocess.TimeoutExpired:
             raise SandboxError(f"stopped after {self.seconds:g} s") from None
         return Finished(status, output.decode("utf-8", errors="replace"))
+
+
+def resident(process: int) -> Iterator[int]:
+    """Bytes of resident memory of a process and of each below it; what has ended meanwhile counts nothing."""
+    waiting = [process]
+    while waiting:
+        one = waiting.pop()
+        try:
+            yield int(Path(f"/proc/{one}/statm").read_text().split()[1]) * resource.getpagesize()
+            for task in os.listdir(f"/proc/{one}/task"):
+                waiting += map(int, Path(f"/proc/{one}/task/{task}/children").read_text().split())
+        except (OSError, IndexError):
+            continue

@@ -1,7 +1,8 @@
 """A seccomp filter as bubblewrap takes it: system calls that sandboxed code has no business with fail with EPERM.
 
 Namespaces already hide files, processes and the network; this narrows the kernel that code can reach at all: no
-tracing, no new namespaces, no mounts, no keyrings, no BPF, no io_uring, no foreign memory. Classic BPF, assembled by
+tracing, no new namespaces, no mounts, no keyrings, no BPF, no io_uring, no foreign memory, no memory that belongs to no
+process (memfd, System V: no limit of ours would count it). Classic BPF, assembled by
 hand (linux/filter.h, linux/seccomp.h): the filter is forty instructions, a library for it would be larger.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import platform
 import struct
 
-from tasks.agents.sandbox import SandboxUnavailable
+from tasks.sandbox import SandboxUnavailable
 
 LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, RETURN = 0x20, 0x15, 0x35, 0x06   # BPF_LD|W|ABS, BPF_JMP|JEQ|K, |JGE|K, BPF_RET|K
 NUMBER, MACHINE = 0, 4                                                 # offsets in struct seccomp_data
@@ -27,6 +28,7 @@ REFUSED = {  # name -> (x86-64, AArch64), from asm/unistd.h
     "io_uring_register": (427, 427), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
     "kexec_load": (246, 104), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89),
     "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264), "quotactl": (179, 60), "pidfd_getfd": (438, 438),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "mq_open": (240, 180),
     "syslog": (103, 116), "settimeofday": (164, 170), "clock_settime": (227, 112), "personality": (135, 92),
 }
 NO_SUCH_CALL = 0x00050026   # ENOSYS: libc then falls back to clone, which the namespaces' own flags guard

@@ -10,7 +10,7 @@ import pytest
 
 from tasks import exercises
 from tasks.agents.actions import python
-from tasks.agents.sandbox import Sandbox, SandboxError, SandboxUnavailable
+from tasks.sandbox import Sandbox, SandboxError, SandboxUnavailable
 from tasks.agents.tools import Action, ActionError
 
 
