@@ -12,7 +12,8 @@ frozen in annotations/TASK/items.jsonl: take that file (and the answers, by git)
 
 --items reads your own: for quality and safety {"text"[, "id", "label", "metadata"]} a line (a label is shown as the
 suggestion), a file or a folder of them; for preference {"prompt", "chosen", "rejected"[, "id", "tools"]}, the prompt
-and the answers as texts or as messages.
+and the answers as texts or as messages; with "one" and "other" for the answers nothing is suggested (./run judge
+--pairs writes such a file of the models' answers).
 
 What --export writes, an item a line:
   quality, safety  {"text", "label", "id", "language", "annotators", "adjudicated"}

@@ -105,14 +105,16 @@ def score(scores: Any, task: Task) -> float | None:
 
 def pair(place: str, row: dict[str, Any], seed: int) -> Item:
     """A row `{"prompt", "chosen", "rejected"[, "id", "tools"]}` as an item: the prompt a text or messages, the
-    answers a text or one assistant's message. Raises StageError naming the place and field."""
+    answers a text or one assistant's message. With `one` and `other` in place of chosen and rejected nobody has said
+    yet which is better, and nothing is suggested. Raises StageError naming the place and field."""
     prompt = row.get("prompt")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt or not all(map(is_message, prompt)):
         raise StageError(f"{place}: prompt must be a text or messages of role ({', '.join(ROLES)}) and content")
-    ends = {}
-    for side in ("chosen", "rejected"):
+    ends, undecided = {}, "one" in row and "chosen" not in row
+    names = ("one", "other") if undecided else ("chosen", "rejected")
+    for side in names:
         value = row.get(side)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -124,10 +126,12 @@ def pair(place: str, row: dict[str, Any], seed: int) -> Item:
     prompt = [{"role": message["role"], "content": clean(message["content"])} for message in prompt]
     tools = row.get("tools") or []
     name = identity(row, json.dumps([prompt, ends], ensure_ascii=False))
-    left, right = ("chosen", "rejected") if draw(seed, "side", name) % 2 else ("rejected", "chosen")
+    left, right = names if draw(seed, "side", name) % 2 else reversed(names)
+    suggestion = {"label": None, "why": "undecided"} if undecided else {
+        "label": "left" if left == "chosen" else "right", "why": "chosen in the data"}
     return {"id": name, "prompt": prompt, "tools": clean(json.loads(tools) if isinstance(tools, str) else tools),
             "left": ends[left], "right": ends[right], "stratum": clean(str(row.get("fault", "pair"))),
-            "suggestion": {"label": "left" if left == "chosen" else "right", "why": "chosen in the data"}}
+            "suggestion": suggestion}
 
 
 def is_message(value: Any) -> bool:
