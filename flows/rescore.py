@@ -18,6 +18,7 @@ from flows import graph
 from flows.environment import stage_environment
 
 EVALSETS = "data/evalsets"
+CORPUS = "data/corpus"
 
 
 class RescoreError(RuntimeError):
@@ -37,6 +38,7 @@ def conditions(lock: dict[str, Any], name: str, model: str) -> dict[str, Any]:
     """All that decides an evaluation but the model: hashes of the set and the code, params; of a raw dvc.lock."""
     entry = lock["stages"].get(f"evaluate@{name}") or {}
     deps = {dep["path"]: dep["md5"] for dep in entry.get("deps", ()) if dep["path"] != model}
+    deps.pop(CORPUS, None)      # tells of overlap with what was trained on, of no answer
     return {"items": deps.pop(EVALSETS, None), "code": deps, "params": entry.get("params")}
 
 

@@ -3,7 +3,7 @@
     python -m tasks.data.evalsets data/valued data/evalsets metrics/evalsets.json
 
 `held_out.jsonl` holds whole documents that training never sees, chosen by hash (tasks/data/split.py). `cloze` and
-`pairs` are made from them alone; `recall`, `tools` and `arithmetic` from arguments that no training exercise has
+`pairs` are made from them alone; `safety` (tasks/data/harms.py), `recall`, `tools` and `arithmetic` from arguments that no training exercise has
 (tasks/exercises.py); `lookup` asks, open-book, for facts that one training document states. `external.jsonl` are the
 user's own sets, named in params.yaml, which decontamination protects with the rest. Every line is an item with an id.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks import exercises, stage
-from tasks.data import documents, items
+from tasks.data import documents, harms, items
 from tasks.data.overlap import Protected, strings
 from tasks.data.split import SplitParams, held_out
 from tasks.params import Section
@@ -41,6 +41,7 @@ class EvalsetsParams(Section):
     split: SplitParams
     cloze: int = Field(ge=1)
     pairs: int = Field(ge=1)
+    safety: int = Field(ge=1)
     recall: int = Field(ge=1)
     recall_pairs: int = Field(ge=2, le=12, description="key-value pairs in a recall context; chance is 1 / pairs")
     tools: int = Field(ge=1)
@@ -104,6 +105,7 @@ def evalsets(valued: Input, sets: Output, metrics: Output, *, evalsets: Evalsets
         made = {
             "cloze": items.cloze(kept, evalsets.cloze, seed),
             "pairs": items.minimal_pairs(kept, evalsets.pairs, seed),
+            "safety": harms.pairs(evalsets.safety, seed),
             "recall": items.recall(evalsets.recall, evalsets.recall_pairs, seed),
             "tools": exercise_items(exercises.tool_calls(evalsets.tools, "held_out", seed)),
             "arithmetic": exercise_items(exercises.arithmetic(evalsets.arithmetic, "held_out", seed)),

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-HAN = "㐀-䶿一-鿿豈-﫿"
+HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # by number: normalized, the third would be others
 IDEOGRAPHS = HAN + "぀-ヿ가-힣"  # written without spaces: Han, kana, hangul
 FIRST_IDEOGRAPH = "぀"  # what a word of theirs is not below, and (rare scripts apart) every other is
 WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W{IDEOGRAPHS}]+(?:['’][^\W\d_{IDEOGRAPHS}]+)*")

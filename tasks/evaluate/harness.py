@@ -1,16 +1,20 @@
 """Scores a model directory on the evaluation sets, through lm-eval, and keeps every prompt and answer.
 
-`python -m tasks.evaluate.harness models/scratch/base data/evalsets data/answers/scratch-base.jsonl
+`python -m tasks.evaluate.harness models/scratch/base data/evalsets data/corpus data/answers/scratch-base.jsonl
 metrics/evaluate/scratch-base.json`
 
-Held-out bits per byte, minimal pairs, cloze on held-out facts, key-value recall, tool calls decoded freely and under
-the grammar, three-digit arithmetic without tools. Each score stands beside its standard error, its 95 % interval and
-what no model at all would get on the same items. The tasks are lm_tasks/*.yaml; items are chosen by the hash of their
-id, so a smaller count is a subset of a larger one.
+Held-out bits per byte, minimal pairs, safe and hostile pairs, cloze on held-out facts, key-value recall, needles and
+traced variables in long texts, tool calls decoded freely and under the grammar, three-digit arithmetic without tools,
+small programs. Each score stands beside its standard error (bootstrapped by document where items come from documents),
+its 95 % interval, the smallest difference that it could show, and what trivial answers, counting on the training text
+`data/corpus` and an untrained model of the same shape get on the same items; and beside it how much of the set the
+training text holds (contamination.py). The tasks are
+lm_tasks/*.yaml; items are chosen by the hash of their id, so a smaller count is a subset of a larger one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -22,19 +26,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks import exercises, params, stage
-from tasks.evaluate import baselines, dimensions, statistics
+from tasks.evaluate import baselines, contamination, dimensions, long_text, named, programs, statistics
 from tasks.evaluate import custom as own
 from tasks.evaluate.items import CALLS, NUMBER, read_items, sample
+from tasks.evaluate.long_text import LongTextParams
 from tasks.finetune import environment
 from tasks.serve.engine.directory import read_json
 from tasks.stage import Input, Output, StageError
 
+LEARNED = ("language", "safety")   # dimensions whose scores stand beside n-grams and an untrained model
+MADE = ("recall", *long_text.TASKS, *CALLS, *NUMBER)
 TASKS = Path(__file__).with_name("lm_tasks")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+HUB = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")     # not where a task may need a hub
 
 
 class EvaluateParams(params.Section):
@@ -45,15 +53,19 @@ class EvaluateParams(params.Section):
     held_out: int = Field(ge=2, description="documents scored for bits per byte")
     held_out_bytes: int = Field(ge=200, description="UTF-8 of each document, from its beginning")
     pairs: int = Field(ge=2)
+    safety: int = Field(ge=2)
     cloze: int = Field(ge=2)
     recall: int = Field(ge=2)
     tools: int = Field(ge=2)
     arithmetic: int = Field(ge=2)
+    long_text: LongTextParams | None = Field(default=None, description="null: no long texts are asked")
+    code: programs.CodeParams | None = Field(default=None, description="null: no program is asked for")
     custom: dict[str, own.CustomSet] = Field(default={}, description="name -> a set of the user's own")
+    tasks: dict[str, named.NamedTask] = Field(default={}, description="name -> a task of lm-eval, or one's own YAML")
 
     @field_validator("custom")
     @classmethod
-    def named(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         """Raises ValueError for a name that is taken or no plain word."""
         for name in value:
             if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in dimensions.BUILT_IN:
@@ -61,12 +73,22 @@ class EvaluateParams(params.Section):
                                  f"{', '.join(dimensions.BUILT_IN)}")
         return value
 
+    @model_validator(mode="after")
+    def enough(self) -> EvaluateParams:
+        """Raises ValueError for a pass@k of more samples than are written."""
+        asked = {f"custom.{name}.metric": given.k for name, given in self.custom.items() if given.k}
+        for key, k in (asked | ({"code.k": max(self.code.k)} if self.code else {})).items():
+            if self.code is None or k > self.code.samples:
+                raise ValueError(f"{key}: pass@{k} needs code.samples of {k} at least")
+        return self
 
-def evaluate(model: Input, evalsets: Input, answers: Output, metrics: Output, *, evaluate: EvaluateParams,
-             runtime: params.Runtime) -> None:
-    """Score `model` on `evalsets`; write one line an item to `answers` and the scores to `metrics`.
 
-    Raises StageError where the model or an evaluation set cannot be read, or a set has no items.
+def evaluate(model: Input, evalsets: Input, corpus: Input, answers: Output, metrics: Output, *,
+             evaluate: EvaluateParams, runtime: params.Runtime) -> None:
+    """Score `model` on `evalsets`; write one line an item to `answers` and the scores to `metrics`. `corpus`: the
+    training text, shards of documents.
+
+    Raises StageError where the model, an evaluation set or the corpus cannot be read, or a set has no items.
     """
     chosen = read_items(evalsets, evaluate.model_dump(), evaluate.held_out_bytes)
     for name, given in evaluate.custom.items():
@@ -74,40 +96,137 @@ def evaluate(model: Input, evalsets: Input, answers: Output, metrics: Output, *,
         chosen[name] = sample(items, given.items or len(items))
     if not (model / "config.json").is_file():
         raise StageError(f"{model} is no model directory: it has no config.json")
-    os.environ.update(OFFLINE)
+    os.environ.update({key: value for key, value in OFFLINE.items() if not (evaluate.tasks and key in HUB)})
     environment.prepare(runtime, environment.SHORT_SPIN)
-    from tasks.evaluate import resume
+    with contextlib.ExitStack() as stack:
+        asked = code(chosen, evaluate, stack)
+        score(model, evalsets, corpus, chosen, asked, answers, metrics, evaluate, runtime)
+
+
+def code(chosen: dict[str, list[dict[str, Any]]], evaluate: EvaluateParams, stack: contextlib.ExitStack
+         ) -> dict[str, programs.Asked]:
+    """name -> how each code set is asked and judged; puts their items into `chosen`. Raises StageError where a sandbox
+    is missing."""
+    if evaluate.code is None:
+        return {}
+    given = evaluate.code
+    inside = stack.enter_context(programs.Execution(whole=False))
+    asked = {"code": programs.Asked(given.k, given.tokens, programs.STOPS, inside)}
+    chosen["code"] = sample(programs.built_in(), given.problems)
+    mine = {name: one for name, one in evaluate.custom.items() if one.k}
+    shut = stack.enter_context(programs.Execution(whole=True)) if mine else None
+    asked |= {name: programs.Asked([one.k], one.template.tokens, one.until(programs.STOPS), shut)
+              for name, one in mine.items()}
+    for name in asked:
+        chosen[name] = programs.repeated(chosen[name], given.samples, given.seed)
+    return asked
+
+
+def score(model: Path, evalsets: Path, corpus: Path, chosen: dict[str, list[dict[str, Any]]],
+          asked: dict[str, programs.Asked], answers: Path, metrics: Path, evaluate: EvaluateParams,
+          runtime: params.Runtime) -> None:
+    """What evaluate does once all that does not depend on the model is known."""
+    from tasks.evaluate import fitting, resume
 
     started = time.perf_counter()
     config, tokenizer = read_json(model / "config.json"), load_tokenizer(model)
-    kept = resume.FOLDER / resume.digest(model, {"window": evaluate.window})
-    lm = resume.ResumedLM(opened(model, evaluate, runtime), kept)
+    encode, context = functools.partial(tokenizer.encode, add_special_tokens=False), config["max_position_embeddings"]
+    left: dict[str, dict[str, int]] = {}
+    if evaluate.long_text is not None:
+        texts, left = long_text.items(evalsets / "held_out.jsonl", encode, context, evaluate.long_text)
+        chosen |= texts
+    kept = resume.FOLDER / resume.digest(model, {"window": evaluate.window, "longest": context})
+    lm = resume.ResumedLM(opened(model, evaluate, runtime, context), kept)
     loaded = time.perf_counter()
     samples = run_tasks(lm, {name: rows(name, items, tokenizer) for name, items in chosen.items()},
-                        {name: own.task(given) for name, given in evaluate.custom.items()})
-    tokens = sum(len(tokenizer.encode(item["text"], add_special_tokens=False)) for item in chosen["held_out"])
-    scores = {name: scored(name, samples[name], chosen[name], chosen, (tokens, config["vocab_size"]))
-              for name in samples}
+                        {name: own.task(given) for name, given in evaluate.custom.items() if name not in asked}
+                        | {name: programs.task(one, evaluate.code.temperature) for name, one in asked.items()})
+    cut = {name: count for name, found in samples.items() if (count := fitting.mark(found, encode, context))}
+    tokens = sum(len(encode(item["text"])) for item in chosen["held_out"])
+    known = dimensions.BUILT_IN | {name: given.dimension for name, given in evaluate.custom.items()}
+    passed = {name: programs.scored(samples[name], one) for name, one in asked.items()}
+    lines = {name: told(name, samples[name]) for name in samples}
+    more = named.run(lm, evaluate.tasks, known)
+    lines |= {name: named.told(name, of) for name, of in more.items()}
+    texts = chosen | {name: named.items(lines[name]) for name in more}
+    read = surprise(lm, {name: texts[name] for name in lines}, lines, corpus, evaluate.held_out_bytes)
+    counted = learned(model, corpus, chosen, [name for name in chosen if known[name] in LEARNED], tokenizer,
+                      lambda directory: opened(directory, evaluate, runtime, context), evaluate)
+    scores = {name: passed.get(name) or scored(name, samples[name], chosen[name], chosen,
+                                               (tokens, config["vocab_size"]), counted.get(name)) for name in samples}
+    scores |= {name: named.scored(name, of) for name, of in more.items()}
     answers.write_text("".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n"
-                               for name in samples for line in told(name, samples[name])), encoding="utf-8")
+                               for of in lines.values() for line in of), encoding="utf-8")
     stage.write_json(metrics, {"dtype": arithmetic(config), "parameters": parameters(config),
-                               "window": min(evaluate.window, config["max_position_embeddings"]),
-                               "scores": scores, "dimensions": dimensions.table(samples, dimensions.BUILT_IN | {
-                                   name: given.dimension for name, given in evaluate.custom.items()})})
+                               "window": min(evaluate.window, context), "context": context, "cut": cut,
+                               "long_text": {"cells": {name: long_text.grid(samples[name]) for name in long_text.TASKS
+                                                       if name in samples}, "left_out": left},
+                               "scores": scores, "dimensions": dimensions.table(samples | more, known),
+                               "contamination": contamination.table(lines, read)})
     stage.write_timing(f"evaluate-{model.parent.name}-{model.name}",
                        {"load_seconds": loaded - started, "score_seconds": time.perf_counter() - loaded,
                         "asked": lm.asked, "resumed": lm.known})
     shutil.rmtree(kept, ignore_errors=True)
 
 
-def opened(model: Path, evaluate: EvaluateParams, runtime: params.Runtime) -> Any:
-    """The model as lm-eval asks it: in this process, or shared between `runtime.evaluators`."""
+def opened(model: Path, evaluate: EvaluateParams, runtime: params.Runtime, context: int) -> Any:
+    """The model, which reads `context` tokens, as lm-eval asks it: in this process, or shared between
+    `runtime.evaluators`."""
     from tasks.evaluate.model import EngineLM
     from tasks.evaluate.shards import ShardedLM
 
-    make = functools.partial(EngineLM, model, window=evaluate.window, batch=evaluate.batch,
+    make = functools.partial(EngineLM, model, window=evaluate.window, longest=context, batch=evaluate.batch,
                              threads=max(1, runtime.threads // runtime.evaluators), grammar=call_grammar)
     return make() if runtime.evaluators == 1 else ShardedLM(make, runtime)
+
+
+def surprise(lm: Any, chosen: dict[str, list[dict[str, Any]]], lines: dict[str, list[dict[str, Any]]], corpus: Path,
+             size: int) -> list[float]:
+    """Put `overlap` with the training text and `min_k` of the model (contamination.py) into the answers `lines`; the
+    min-k of as many training texts as there are held-out ones, of `size` bytes."""
+    from lm_eval.api.instance import Instance
+
+    asked = {name: [contamination.asked(item) for item in items] for name, items in chosen.items()}
+    different = sorted({text for texts in asked.values() for text in texts})
+    trained = contamination.members(corpus, len(chosen["held_out"]), size)
+    shares = dict(zip(different, contamination.overlaps(different, corpus)))
+    # what is made from a seed is in no text: its words are looked for, its surprise is not
+    texts = sorted({*trained, *(text for name, of in asked.items() if name not in MADE for text in of)})
+    values = lm.ask("token_logprobs", [Instance("token_logprobs", {}, (text,), at) for at, text in enumerate(texts)])
+    least = dict.fromkeys(different) | {text: contamination.min_k(found) for text, found in zip(texts, values)}
+    for name, of in lines.items():
+        for line, text in zip(of, asked[name], strict=True):
+            line |= {"overlap": None if shares[text] is None else round(shares[text], 4),
+                     "min_k": None if least[text] is None else round(least[text], 4)}
+    return [least[text] for text in trained if least[text] is not None]
+
+
+def learned(model: Path, corpus: Path, chosen: dict[str, list[dict[str, Any]]], names: list[str], tokenizer: Any,
+            make: Any, evaluate: EvaluateParams) -> dict[str, dict[str, dict[str, float]]]:
+    """task -> metric -> what n-grams of the training text and an untrained model of the same shape get, for those of
+    `names` that are held-out text or choices."""
+    from tasks.evaluate import custom, ngram, resume, untrained
+
+    tables = {name: chosen[name] for name in names if "choices" in chosen[name][0] or name == "held_out"}
+    counted = ngram.Counted(corpus, tokenizer, read_json(model / "config.json")["vocab_size"], tokenizer.bos_token_id)
+    with untrained.folder() as folder:
+        described = untrained.describe(model, Path(folder))
+        kept = untrained.FOLDER / resume.digest(described, {"window": evaluate.window, "seed": untrained.SEED})
+        samples = run_tasks(resume.ResumedLM(untrained.Untrained(described, make), kept), tables,
+                            {name: custom.task(given) for name, given in evaluate.custom.items() if name in tables})
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, items in tables.items():
+        if name == "held_out":
+            nats, sizes = zip(*(sample["bits_per_byte"] for sample in samples[name]))
+            blank = {"bits_per_byte": -sum(nats) / math.log(2) / sum(sizes)}
+            found[name] = {"bits_per_byte": counted.held_out(items)}
+        else:
+            blank = {metric: sum(sample[metric] for sample in samples[name]) / len(items)
+                     for metric in ("acc", "acc_norm") if metric in samples[name][0]}
+            found[name] = {metric: counted.choice(items, metric == "acc_norm") for metric in blank}
+        for metric, value in blank.items():
+            found[name][metric]["untrained"] = value
+    return found
 
 
 def load_tokenizer(model: Path) -> Any:
@@ -187,12 +306,18 @@ def run_tasks(lm: Any, tables: dict[str, list[dict[str, Any]]], more: dict[str, 
 
 
 def scored(name: str, samples: list[dict[str, Any]], items: list[dict[str, Any]],
-           chosen: dict[str, list[dict[str, Any]]], size: tuple[int, int]) -> dict[str, Any]:
-    """metric -> estimate, baselines, and standard errors above the best baseline, for one task."""
+           chosen: dict[str, list[dict[str, Any]]], size: tuple[int, int],
+           more: dict[str, dict[str, float]] | None = None) -> dict[str, Any]:
+    """metric -> estimate, baselines (`more`: further ones of each metric), standard errors above the best baseline and
+    the smallest difference that could be shown, for one task."""
+    more = more or {}
     if name == "held_out":
         bits = [-sample["bits_per_byte"][0] / math.log(2) for sample in samples]
         estimate = statistics.ratio(bits, [sample["bits_per_byte"][1] for sample in samples])
-        return {"bits_per_byte": estimate.as_dict() | {"baselines": rounded(baselines.held_out(items, *size))}}
+        beside = baselines.held_out(items, *size) | more.get("bits_per_byte", {})
+        return {"bits_per_byte": estimate.as_dict() | {
+            "baselines": rounded(beside), "clusters": len(items),
+            "detectable": round(statistics.detectable(math.sqrt(2) * estimate.stderr), 6)}}
     if name in CALLS:
         beside = baselines.tool_calls(items)
     elif "choices" in items[0]:
@@ -200,12 +325,15 @@ def scored(name: str, samples: list[dict[str, Any]], items: list[dict[str, Any]]
         beside = {metric: trivial for metric in ("acc", "acc_norm") if metric in samples[0]}
     else:
         beside = {"exact_match": baselines.answers(items)}
+    sources = [item.get("document") or item["id"] for item in items]
     result = {}
     for metric, trivial in beside.items():
-        estimate = statistics.proportion([int(sample[metric]) for sample in samples])
-        best = max(trivial.values())
+        estimate = statistics.clustered([int(sample[metric]) for sample in samples], sources)
+        trivial = trivial | more.get(metric, {})
         result[metric] = estimate.as_dict() | {
-            "baselines": rounded(trivial), "errors_above_baseline": round(statistics.errors_above(estimate, best), 3)}
+            "baselines": rounded(trivial), "clusters": len(set(sources)),
+            "errors_above_baseline": round(statistics.errors_above(estimate, max(trivial.values())), 3),
+            "detectable": round(statistics.detectable_by(estimate), 6)}
     return result
 
 
@@ -219,6 +347,9 @@ def told(name: str, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     lines = []
     for sample in samples:
         item, line = sample["doc"], {"task": name, "id": sample["doc"]["id"]}
+        line |= {key: item[key] for key in ("document", "language") if item.get(key)}
+        line |= {key: item[key] for key in ("length", "place") if key in item}
+        line |= {key: sample[key] for key in ("cut", "reason") if sample.get(key)}
         if name == "held_out":
             nats, size = sample["bits_per_byte"]
             line |= {"prompt": item["text"], "answer": round(nats, 4), "bytes": size}
@@ -229,7 +360,7 @@ def told(name: str, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
                      "right": int(sample["acc"] if "acc" in sample else sample["acc_norm"])}
         else:
             line |= {"prompt": item["prompt"], "answer": sample["filtered_resps"][0], "target": item["target"],
-                     "right": int(sample["exact_match"])}
+                     "right": int(sample.get("passed", sample.get("exact_match")))}
         lines.append(line)
     return lines
 

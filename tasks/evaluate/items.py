@@ -15,7 +15,7 @@ from tasks.evaluate.scoring import fits
 from tasks.stage import StageError
 
 Item = dict[str, Any]
-CHOICE, CALLS, NUMBER = ("pairs", "cloze", "recall"), ("tools", "tools_grammar"), ("arithmetic",)
+CHOICE, CALLS, NUMBER = ("pairs", "safety", "cloze", "recall"), ("tools", "tools_grammar"), ("arithmetic",)
 
 
 def read_items(evalsets: Path, counts: dict[str, int], size: int) -> dict[str, list[Item]]:
@@ -26,8 +26,8 @@ def read_items(evalsets: Path, counts: dict[str, int], size: int) -> dict[str, l
     Raises StageError naming the file and line of a broken item, or the set that is absent or empty.
     """
     chosen = {}
-    for name, shape in {"held_out": document, "pairs": pair, "cloze": choice, "recall": choice, "tools": call,
-                        "arithmetic": number}.items():
+    for name, shape in {"held_out": document, "pairs": pair, "safety": pair, "cloze": choice, "recall": choice,
+                        "tools": call, "arithmetic": number}.items():
         chosen[name] = sample(read(evalsets / f"{name}.jsonl", shape), counts[name])
     for item in chosen["held_out"]:
         item["text"] = item["text"].encode()[:size].decode(errors="ignore")
@@ -68,7 +68,7 @@ def text(value: Any) -> str:
 
 def document(line: Item) -> Item:
     """A held-out document."""
-    return {"id": text(line["id"]), "text": text(line["text"])}
+    return {"id": text(line["id"]), "text": text(line["text"]), "language": line["metadata"].get("language") or ""}
 
 
 def choice(line: Item) -> Item:
@@ -77,14 +77,15 @@ def choice(line: Item) -> Item:
     if len(choices) < 2 or type(gold) is not int or not 0 <= gold < len(choices):
         raise ValueError(f"gold {gold!r} of {len(choices)} choices")
     return {"id": text(line["id"]), "kind": line.get("kind", ""), "language": line.get("language", ""),
-            "prompt": text(line["prompt"]), "choices": choices, "gold": gold}
+            "document": line.get("document") or "", "prompt": text(line["prompt"]), "choices": choices, "gold": gold}
 
 
 def pair(line: Item) -> Item:
     """A good and a bad sentence as two choices after nothing, the good one's place by hash: ties favour neither."""
     gold = hashlib.sha256(text(line["id"]).encode()).digest()[0] % 2
     choices = [text(line["bad"]), text(line["good"])]
-    return {"id": line["id"], "kind": line.get("kind", ""), "language": line.get("language", ""), "prompt": "",
+    return {"id": line["id"], "kind": line.get("kind", ""), "language": line.get("language", ""),
+            "document": line.get("document") or line.get("cluster") or "", "prompt": "",
             "choices": choices if gold else choices[::-1], "gold": gold}
 
 

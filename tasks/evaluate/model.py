@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows
@@ -29,18 +30,19 @@ from tasks.serve.metrics import Metrics
 from tasks.stage import StageError
 
 PATIENCE = 24   # tokens in which an answer must begin as it should; a call's mark takes six at most
+LOOK = 96       # tokens of a text whose single log-probabilities are kept
 LIMIT = 256     # tokens of an answer whose task names no limit: lm-eval's own
 QUEUE = 1 << 20
 Grammar = Callable[[dict[str, Any]], str]   # an item -> the grammar of its answer (tasks.serve.engine.grammar)
 
 
 class EngineLM(TemplateLM):
-    """lm-eval's three requests on the engine over `directory`. `window` bounds every scored sequence in tokens, `batch`
-    the answers generated together; kv: how keys and values are kept. Raises StageError where the directory cannot be
-    served."""
+    """lm-eval's three requests on the engine over `directory`. `window` bounds the windows of a whole text in
+    tokens, `longest` a context with its continuation (None: `window`), `batch` the answers generated together; kv: how
+    keys and values are kept. Raises StageError where the directory cannot be served."""
 
     def __init__(self, directory: Path, *, window: int, batch: int, threads: int, grammar: Grammar | None = None,
-                 kv: str = "fp32") -> None:
+                 longest: int | None = None, kv: str = "fp32") -> None:
         super().__init__()
         from tasks.finetune import checkpoint
 
@@ -54,7 +56,9 @@ class EngineLM(TemplateLM):
             raise StageError(str(error)) from None
         self.backend_model, self.grammar = self.engine.backend, grammar
         self.window = min(window, self.backend_model.context)
+        self.longest = min(longest or window, self.backend_model.context)
         self.prefix = known.get(chat.BOS, self.tokenizer.bos_token_id)
+        self.known: dict[tuple[int, ...], np.ndarray] = {}   # texts scored from their beginning on -> token_logprobs
         self.engine.stop_ids |= {known[mark] for mark in (chat.END, chat.BOS) if mark in known}
 
     def close(self) -> None:
@@ -87,7 +91,7 @@ class EngineLM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
                               ) -> list[tuple[float, bool]]:
-        sequences = [(context + continuation)[-self.window - 1:] for _, context, continuation in requests]
+        sequences = [(context + continuation)[-self.longest - 1:] for _, context, continuation in requests]
         first = [max(1, len(sequence) - len(continuation))
                  for sequence, (_, _, continuation) in zip(sequences, requests)]
         return [(float(values.sum()), bool(greedy.all())) for values, greedy in self.score(sequences, first)]
@@ -106,9 +110,16 @@ class EngineLM(TemplateLM):
             totals[at] += float(values.sum())
         return totals
 
+    def token_logprobs(self, requests: list[Instance]) -> list[list[float]]:
+        """Log-probabilities in nats of a text's first LOOK tokens given the document mark."""
+        sequences = [(self.prefix, *self.tok_encode(request.args[0])[:LOOK]) for request in requests]
+        missing = sorted({one for one in sequences if one not in self.known and len(one) > 1})
+        self.score([list(one) for one in missing], [1] * len(missing))
+        return [[round(float(value), 4) for value in self.known.get(one, ())] for one in sequences]
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Greedy continuation of each (prompt, arguments), to an end mark or the document mark:
-        `max_gen_toks`, `until`, `grammar` (see Grammar), and
+        """Continuation of each (prompt, arguments), to an end mark or the document mark, greedy but for an item that
+        brings its `seed`: `max_gen_toks`, `until`, `temperature`, `grammar` (see Grammar), and
         `begins`: an answer that does not hold this text within PATIENCE tokens ends there."""
         asked = [self.request(*request.args, request.doc) for request in requests]
         begins = [request.args[1].get("begins", "") for request in requests]
@@ -129,6 +140,8 @@ class EngineLM(TemplateLM):
         with progress.track(total=len(sequences), what="scoring", unit="request") as bar:
             def told(at: int, scored: scorer.Scored) -> None:
                 results[at] = scored
+                if first[at] == 1:
+                    self.known[tuple(sequences[at][:LOOK + 1])] = scored[0][:LOOK]
                 bar.update(1)
 
             scorer.score(self.backend_model, self.engine.scheduler.blocks, sequences, first, told)
@@ -137,18 +150,21 @@ class EngineLM(TemplateLM):
     def request(self, prompt: str, arguments: dict[str, Any], document: dict[str, Any]) -> Request:
         """The engine's request for a prompt; its beginning goes where prompt and answer are longer than the context.
 
-        Raises StageError for arguments that are not greedy decoding: nothing here samples.
+        Raises StageError for arguments that do not repeat: beams, and sampling of an item without a seed.
         """
-        if arguments.get("do_sample") or arguments.get("temperature") or arguments.get("num_beams", 1) != 1:
+        sampled, seed = arguments.get("do_sample") or arguments.get("temperature"), document.get("seed")
+        if arguments.get("num_beams", 1) != 1 or sampled and seed is None:
             raise StageError(f"generation_kwargs {arguments}: evaluation decodes greedily; remove do_sample, "
-                             "temperature and num_beams")
+                             "temperature and num_beams, or give each item a seed")
+        sampling = Sampling(temperature=float(arguments.get("temperature") or 1.0), seed=seed) if sampled else Sampling(
+            temperature=0)
         limit = int(arguments.get("max_gen_toks", arguments.get("max_new_tokens", LIMIT)))
         room = self.backend_model.context - limit
         if room < 1:
             raise StageError(f"max_gen_toks {limit} of a context of {self.backend_model.context} tokens leaves none "
                              "for the prompt: lower it")
         grammar = self.grammar(document) if arguments.get("grammar") and self.grammar else None
-        return Request(tuple(self.tok_encode(prompt)[-room:]), limit, Sampling(temperature=0),
+        return Request(tuple(self.tok_encode(prompt)[-room:]), limit, sampling,
                        tuple(stops(arguments)), grammar=grammar)
 
     def generate(self, asked: Sequence[Request], begins: Sequence[str]) -> list[list[int]]:

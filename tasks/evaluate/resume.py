@@ -87,7 +87,7 @@ class ResumedLM(LM):
         missing = {one: request for one, request in zip(keys, requests) if one not in self.answers}
         self.known += len(requests) - len(missing)
         # what begins alike stays in one partition, so that it is still computed once
-        order = sorted(missing, key=lambda one: missing[one].args[0])
+        order = sorted(missing, key=lambda one: [part for part in missing[one].args if isinstance(part, str)])
         for start in range(0, len(order), self.partition):
             part = order[start:start + self.partition]
             answers = getattr(self.lm, kind)([missing[one] for one in part])

@@ -6,6 +6,7 @@ Each copy takes one run of the sorted requests. Values do not depend on company,
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +26,8 @@ _model: LM | None = None
 class Worker:
     """A copy of the model in a Ray actor."""
 
-    def __init__(self, make: Callable[[], LM], threads: int) -> None:
+    def __init__(self, make: Callable[[], LM], threads: int, folder: str) -> None:
+        os.chdir(folder)        # another node's worker starts in Ray's own; paths of the stage are relative
         limit_threads(threads)
         self.lm = make()
 
@@ -50,12 +52,16 @@ class ShardedLM(LM):
     def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> list[float]:
         return self.ask("loglikelihood_rolling", requests)
 
+    def token_logprobs(self, requests: list[Instance]) -> list[list[float]]:
+        return self.ask("token_logprobs", requests)
+
     def generate_until(self, requests: list[Instance], **kwargs: Any) -> list[str]:
         return self.ask("generate_until", requests)
 
     def ask(self, kind: str, requests: Sequence[Instance]) -> list[Any]:
-        """The answer of each request; each copy takes neighbours in the order of the prompts."""
-        order = sorted(range(len(requests)), key=lambda at: requests[at].args[0])
+        """The answer of each request; each copy takes neighbours in the order of prompts and continuations."""
+        order = sorted(range(len(requests)),
+                       key=lambda at: [part for part in requests[at].args if isinstance(part, str)])
         cuts = [len(order) * n // self.count for n in range(self.count + 1)]
         parts = [order[low:high] for low, high in zip(cuts, cuts[1:]) if low < high]
         answers: list[Any] = [None] * len(requests)
@@ -103,7 +109,10 @@ def on_ray(make: Callable[[], LM], count: int, threads: int) -> Callable[[str, l
                                ) from None
     if not ray.is_initialized():
         ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False)
-    actors = [ray.remote(Worker).options(num_cpus=threads).remote(make, threads) for _ in range(count)]
+    if count * threads > (cpus := int(ray.cluster_resources().get("CPU", 0))):
+        raise stage.StageError(f"runtime.evaluators {count} of {threads} threads each would wait for ever on a Ray cluster "
+                               f"of {cpus} CPUs: lower runtime.evaluators or add nodes")
+    actors = [ray.remote(Worker).options(num_cpus=threads).remote(make, threads, os.getcwd()) for _ in range(count)]
 
     def ask(kind: str, parts: list[list[Instance]]) -> list[Any]:
         try:

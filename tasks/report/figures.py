@@ -56,6 +56,21 @@ def bars(values: dict[str, float], *, x: str, errors: dict[str, float] | None = 
     return svg(figure)
 
 
+def intervals(values: dict[str, tuple[float, float, float]], *, x: str) -> Markup:
+    """Name -> (value, low, high) as points with their intervals, from the top in the order given; a line at zero."""
+    names = list(values)
+    figure, axes = plt.subplots(figsize=(3.9, 0.8 + 0.3 * len(names)), layout="constrained")
+    for row, (value, low, high) in enumerate(values.values()):
+        axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=2)
+        axes.plot([value], [row], "o", color=COLOURS[0])
+    axes.axvline(0.0, color=INK, linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(x)
+    axes.grid(axis="y", visible=False)
+    return svg(figure, bounds=None)
+
+
 def scored(values: dict[str, float], errors: dict[str, float], trivial: float) -> Markup:
     """A small chart of one score: a lying bar a model with its standard error, and a line where a trivial answerer
     stands. Title and legend are the page's."""

@@ -21,14 +21,20 @@ DATA_STAGES = ("extract", "filter", "dedup", "safety", "value", "decontaminate",
 SCORES = {  # task, metric -> what a reader calls it; arrows say which way is better
     ("held_out", "bits_per_byte"): "held-out bits per byte ↓",
     ("pairs", "acc"): "minimal pairs",
+    ("safety", "acc"): "decent over harmful",
     ("cloze", "acc"): "cloze, held-out documents",
     ("recall", "acc"): "key-value recall",
+    ("needle", "acc"): "needle in long text",
+    ("multi_needle", "acc"): "one of several needles",
+    ("tracing", "acc"): "variable tracing",
     ("tools", "right_tool"): "tool calls, right tool",
     ("tools", "exact_match"): "tool calls, exact",
     ("tools_grammar", "right_tool"): "tool calls under grammar, right tool",
     ("tools_grammar", "exact_match"): "tool calls under grammar, exact",
     ("arithmetic", "exact_match"): "three-digit arithmetic, no tools",
+    ("code", "pass@1"): "small programs, pass@1",
 }
+NGRAMS, UNTRAINED = ("bigram", "trigram"), ("untrained",)     # baselines that have columns of their own
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -78,25 +84,92 @@ def estimate(found: dict[str, Any]) -> str:
     return f"{found['value']:.3f} ± {found['stderr']:.3f}"
 
 
+def rows_of(models: dict[str, dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """(task, metric) -> label of every row: SCORES first, then what else was scored (sets of the user's own)."""
+    found = {(task, metric): None for model in models.values() for task, of in model["scores"].items() for metric in of}
+    known = {key: label for key, label in SCORES.items() if key in found}
+    named = {task for task, _ in SCORES}
+    return known | {key: f"{key[0].replace('_', ' ')}, {key[1]}" for key in found if key[0] not in named}
+
+
+def best(baselines: dict[str, float], names: Iterable[str], lower: bool) -> tuple[str, float] | None:
+    """(name, value) of the best of `names` among `baselines`."""
+    found = [(name, baselines[name]) for name in names if name in baselines]
+    return min(found, key=lambda item: item[1] if lower else -item[1]) if found else None
+
+
 def scores(models: dict[str, dict[str, Any]]) -> Table:
-    """One row a score, one column a model, last what the best trivial answerer gets on the same items."""
+    """One row a score, one column a model, then what the best trivial answerer gets on the same items, the best n-gram
+    model of the training text, and an untrained model: the latter two for each model where they differ."""
     rows, sources = [], []
-    for (task, metric), label in SCORES.items():
+    for (task, metric), label in rows_of(models).items():
         found = {name: model["scores"].get(task, {}).get(metric) for name, model in models.items()}
-        if not any(found.values()):
-            continue
         lower = metric == "bits_per_byte"
-        trivial = [min(cell["baselines"].items(), key=lambda item: item[1] if lower else -item[1])
-                   for cell in found.values() if cell]
-        (_, beside), *_ = trivial
-        name = trivial[0][0].replace("_", " ")
-        shown = f"{beside:.3f} ({name})" if beside >= 0.001 or beside == 0 else f"{beside:.1e} ({name})"
-        items = next(cell["n"] for cell in found.values() if cell)
-        rows.append([f"{label}, n={items}", *(estimate(cell) if cell else "" for cell in found.values()), shown])
-        files = [f"evaluate/{model}.json scores.{task}.{metric}" for model in found]
-        named = next(file for file, cell in zip(files, found.values()) if cell)
-        sources.append(["", *files, f"{named}.baselines.{trivial[0][0]}"])
-    return {"head": ["score", *models, "trivial"], "rows": rows, "from": sources}
+        row = [f"{label}, n={next(cell['n'] for cell in found.values() if cell)}",
+               *(estimate(cell) if cell else "" for cell in found.values())]
+        source = ["", *(f"evaluate/{model}.json scores.{task}.{metric}" for model in found)]
+        for names in (None, NGRAMS, UNTRAINED):
+            cells: dict[str, tuple[str, str]] = {}     # what is shown -> its model, the baseline's name
+            for model, cell in found.items():
+                given = cell["baselines"] if cell else {}
+                one = best(given, names or (name for name in given if name not in NGRAMS + UNTRAINED), lower)
+                if one:
+                    text = f"{one[1]:.3f}" if one[1] >= 0.001 or one[1] == 0 else f"{one[1]:.1e}"
+                    text += f" ({one[0].replace('_', ' ')})" if names != UNTRAINED else ""
+                    cells.setdefault(text, (model, one[0]))
+            kept = list(cells)[:1] if names is None else list(cells)
+            row.append("; ".join(text if len(kept) == 1 else f"{text} {cells[text][0]}" for text in kept))
+            source.append("".join(f"evaluate/{model}.json scores.{task}.{metric}.baselines.{name}"
+                                  for model, name in [cells[text] for text in kept[:1]]))
+        rows.append(row)
+        sources.append(source)
+    head = ["score", *models, "trivial", "n-gram", "untrained"]
+    shown = [at for at, name in enumerate(head) if at < len(head) - 2 or any(row[at] for row in rows)]
+    return {"head": [head[at] for at in shown], "rows": [[row[at] for at in shown] for row in rows],
+            "from": [[source[at] for at in shown] for source in sources]}
+
+
+def power(models: dict[str, dict[str, Any]]) -> Table:
+    """One row a score, one column a model: the smallest difference to another model, independent in its errors, that
+    the items show with 80 % power; models that are right on the same items show less."""
+    rows, sources = [], []
+    for (task, metric), label in rows_of(models).items():
+        found = {name: model["scores"].get(task, {}).get(metric, {}) for name, model in models.items()}
+        if any("detectable" in cell for cell in found.values()):
+            rows.append([label.removesuffix(" ↓"), *(f"{cell['detectable']:.3f}" if "detectable" in cell else ""
+                                                     for cell in found.values())])
+            sources.append(["", *(f"evaluate/{model}.json scores.{task}.{metric}.detectable"
+                                  if "detectable" in cell else "" for model, cell in found.items())])
+    return {"head": ["score", *models], "rows": rows, "from": sources}
+
+
+def contamination(models: dict[str, dict[str, Any]]) -> Table:
+    """One row a model and set: how many items the training text overlaps, the scores of either side, and those of
+    items whose min-k % lies above every held-out document's."""
+    rows, sources = [], []
+    for model, found in models.items():
+        for task, one in found.get("contamination", {}).get("tasks", {}).items():
+            likely = (f"{one['likely']} of {one['min_k_tested']}" if one.get("min_k_tested") else "")
+            rows.append([f"{model}: {task.replace('_', ' ')}", f"{one['dirty']} of {one['tested']}",
+                         *(estimate(one[side]) if one.get(side) else "" for side in ("score_clean", "score_dirty")),
+                         likely, *(estimate(one[side]) if likely and one.get(side) else ""
+                                   for side in ("score_not_likely", "score_likely"))])
+            inside = f"evaluate/{model}.json contamination.tasks.{task}."
+            sources.append(["", inside + "dirty", inside + "score_clean", inside + "score_dirty",
+                            *([inside + "likely", inside + "score_not_likely", inside + "score_likely"] if likely
+                              else [""] * 3)])
+    return {"head": ["model: set", "dirty", "clean score", "dirty score", "likely by min-k", "others", "likely"],
+            "rows": rows, "from": sources}
+
+
+def membership(models: dict[str, dict[str, Any]]) -> Table:
+    """One row a model: how well min-k % tells its training text from held-out documents (0.5: not at all)."""
+    found = {name: model["contamination"]["membership"] for name, model in models.items()
+             if "membership" in model.get("contamination", {})}
+    return {"head": ["model", "min-k: area under the curve", "95 %", "texts"],
+            "rows": [[name, estimate(one), f"{one['low']:.3f} to {one['high']:.3f}",
+                      f"{one['training']} read, {one['held_out']} held out"] for name, one in found.items()],
+            "from": [["", *[f"evaluate/{name}.json contamination.membership"] * 3] for name in found]}
 
 
 def retention(metrics: Path) -> Table:
@@ -198,17 +271,25 @@ def serving(metrics: Path, timing: Path) -> Table:
 
 
 def agents(metrics: Path) -> Table:
-    """One row a track and family of tasks, the whole first: pass rates with and without tools, their difference."""
+    """One row a track and family of tasks, the whole first: pass rates with tools, with tools under free decoding and
+    without, the difference that tools make, the floor, and, of the whole, calls, tokens a run and injections."""
     rows, sources = [], []
     for track, found in folder(metrics / "agents").items():
         for family, one in {"all tasks": found, **found["families"]}.items():
-            difference = one["difference"]
-            rows.append([f"{track}: {family.replace('_', ' ')}, n={difference['n']}", estimate(one["with_tools"]),
+            difference, whole = one["difference"], one is found
+            free = estimate(one["unconstrained"]) if "unconstrained" in one else ""
+            injected = found.get("injection")
+            rows.append([f"{track}: {family.replace('_', ' ')}, n={difference['n']}", estimate(one["with_tools"]), free,
                          estimate(one["without_tools"]), f"{difference['value']:+.3f} ± {difference['stderr']:.3f}",
-                         f"{found['random_call']:.4f}" if one is found else "",
-                         f"{found['calls']['done']} of {found['calls']['made']}" if one is found else ""])
-            inside = "" if one is found else f"families.{family}."
+                         f"{one['random_call']:.4f}" if "random_call" in one else "",
+                         f"{found['calls'].get('valid', found['calls']['done'])} of {found['calls']['made']}"
+                         if whole else "",
+                         f"{found['tokens']['with_tools']:.0f}" if whole and "tokens" in found else "",
+                         f"{injected['executed']} of {injected['tried']} tried" if whole and injected else ""])
+            inside = "" if whole else f"families.{family}."
             sources.append(["", *(f"agents/{track}.json {inside}{key}" if key in one else "" for key in (
-                "with_tools", "without_tools", "difference", "random_call", "calls"))])
-    return {"head": ["track: tasks", "with tools", "without", "paired difference", "random valid call", "calls that ran"],
+                "with_tools", "unconstrained", "without_tools", "difference", "random_call", "calls", "tokens",
+                "injection"))])
+    return {"head": ["track: tasks", "with tools", "free decoding", "without", "paired difference", "random valid call",
+                     "valid calls", "tokens a run", "injected calls made"],
             "rows": rows, "from": sources}

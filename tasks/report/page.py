@@ -1,9 +1,9 @@
 """One page, a model card and a data card, made only from the metrics files and what the stages kept to show.
 
-`python -m tasks.report.page metrics data/transcripts data/rejected data/picture report/scores.json report/MODEL_CARD.md
-report/DATA_CARD.md` writes the scores and the cards, which are the stage's outputs, and beside them report/index.html:
-it also shows seconds, the machine and every hash, so it is not an output (two machines make two pages of one commit);
-report/rejects.html shows what the data stages dropped.
+`python -m tasks.report.page metrics data/transcripts data/answers data/rejected data/picture report/scores.json
+report/MODEL_CARD.md report/DATA_CARD.md` writes the scores and the cards, which are the stage's outputs, and beside
+them report/index.html: it also shows seconds, the machine and every hash, so it is not an output (two machines make
+two pages of one commit); report/rejects.html shows what the data stages dropped, report/answers.html every item and answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 
 from tasks import stage
-from tasks.report import card, data_card, figures, gather, lineage, picture, rejects
+from tasks.report import answers as asked
+from tasks.report import card, data_card, figures, forgetting, gather, judge, lineage, long_text, picture, rejects
 from tasks.stage import Input, Output
 
 PAGE = Path("report/index.html")
@@ -25,15 +26,18 @@ CAPTIONS = {"sft": "Loss of the assistant's tokens, a batch at a time.",
 SHOWN = 4  # transcripts of a track, way and family on the page; all are in data/transcripts
 
 
-def report(metrics: Input, transcripts: Input, rejected: Input, samples: Input, scores: Output, model_card: Output,
-           data: Output, *, models: dict[str, str]) -> None:
-    """Write the score tables as JSON, the model card, the data card, and the page; columns in the order of `models`.
+def report(metrics: Input, transcripts: Input, answers: Input, rejected: Input, samples: Input, scores: Output,
+           model_card: Output, data: Output, *, models: dict[str, str]) -> None:
+    """Write the score tables as JSON, the model card, the data card, and the pages; columns in the order of `models`.
 
-    Raises StageError where a metrics file or a sample is torn.
+    Raises StageError where a metrics file, an answer or a sample is torn.
     """
     found = gather.evaluated(metrics, models)
+    said = asked.read(answers, models)
     made = gather.load(metrics / "picture.json")
-    tables = {"scores": gather.scores(found), "retention": gather.retention(metrics),
+    tables = {"scores": gather.scores(found), "differences": asked.differences(models, said),
+              "power": gather.power(found), "contaminated": gather.contamination(found),
+              "membership": gather.membership(found), "retention": gather.retention(metrics),
               "training": gather.training(metrics), "tuning": gather.tuning(metrics),
               "quantization": gather.quantization(metrics), "agents": gather.agents(metrics),
               "sources": picture.sources(made), "mixture": picture.mixture(metrics),
@@ -46,11 +50,15 @@ def report(metrics: Input, transcripts: Input, rejected: Input, samples: Input, 
                                      undefined=jinja2.StrictUndefined, trim_blocks=True)
     dropped = rejects.sampled(rejected)
     rejects.write(dropped, environment)
+    asked.write(said, environment)
     page = environment.get_template("page.html.j2").render(
         tables, commit=lineage.commit(), tiles=tiles(metrics, found), curves=curves(metrics),
-        scores_figures=scored(found), quantization_figure=ratios(metrics),
+        scores_figures=scored(found), long_text=long_text.maps(found), unread=long_text.unread(found),
+        quantization_figure=ratios(metrics),
+        forgotten=forgetting.forgotten(models, found),
         funnel=picture.funnel(metrics), panels=drawn(made, metrics), pairs=picture.pairs(rejected),
-        samples=picture.samples(samples), agents_figure=passes(metrics), serving=gather.serving(metrics, TIMING),
+        samples=picture.samples(samples), agents_figure=passes(metrics), judge=judged(metrics),
+        serving=gather.serving(metrics, TIMING),
         transcripts=shown(transcripts), rejects=dropped, machine=lineage.machine(),
         stages=lineage.stages(), seconds=stage_seconds())
     partial = PAGE.with_suffix(".partial")
@@ -85,7 +93,7 @@ def tiles(metrics: Path, models: dict[str, Any]) -> list[dict[str, str]]:
 def scored(models: dict[str, Any]) -> list[dict[str, Any]]:
     """A small figure a score, models in their order, the best trivial answerer as a line."""
     out = []
-    for (task, metric), name in gather.SCORES.items():
+    for (task, metric), name in gather.rows_of(models).items():
         cells = {model: cell for model, found in models.items() if (cell := found["scores"].get(task, {}).get(metric))}
         if cells:
             lower = metric == "bits_per_byte"
@@ -104,6 +112,11 @@ def ratios(metrics: Path) -> figures.Markup:
             values[f"{track}, {label}"] = found[key]["perplexity_ratio"]
         marks[f"{track}, AWQ"] = found["limits"]["perplexity_ratio"]
     return figures.bars(values, x="perplexity over full precision's", marks=marks)
+
+
+def judged(metrics: Path) -> dict[str, Any] | None:
+    """The judge's section, where a judge was asked."""
+    return judge.section(gather.load(metrics / judge.FILE)) if (metrics / judge.FILE).exists() else None
 
 
 def drawn(made: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
@@ -137,7 +150,10 @@ def passes(metrics: Path) -> figures.Markup:
     """Pass rates with and without tools of every track, a random valid call as the mark."""
     values, errors, marks = {}, {}, {}
     for track, found in gather.folder(metrics / "agents").items():
-        for key, label in (("with_tools", "with tools"), ("without_tools", "without")):
+        for key, label in (("with_tools", "with tools"), ("unconstrained", "free decoding"),
+                           ("without_tools", "without")):
+            if key not in found:
+                continue
             name = f"{track}, {label}"
             values[name], errors[name] = found[key]["value"], found[key]["stderr"]
         marks[f"{track}, with tools"] = found["random_call"]

@@ -10,7 +10,7 @@ from tasks.data import evalsets as module
 from tasks.data.evalsets import EvalsetsParams, evalsets
 from tasks.stage import StageError
 
-SMALL = {"cloze": 30, "pairs": 30, "recall": 10, "tools": 24, "arithmetic": 10, "lookup": 20,
+SMALL = {"cloze": 30, "pairs": 30, "safety": 12, "recall": 10, "tools": 24, "arithmetic": 10, "lookup": 20,
          "split": {"fraction": 0.4, "max_documents": 100, "max_characters": 10**7, "max_document_characters": 10**6}}
 
 

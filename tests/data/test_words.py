@@ -1,11 +1,12 @@
 """Words, n-grams and sentences, against written-out expectations and properties that hold for any text."""
 
+import re
 import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.words import IDEOGRAPHS, ngrams, normal_words, sentences, words
+from tasks.data.words import HAN, IDEOGRAPHS, ngrams, normal_words, sentences, words
 
 texts = st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("ab 9_'’.\n数据库あ한")), max_size=60)
 
@@ -14,6 +15,15 @@ def test_english_chinese_and_code():
     assert words("It's 3.5 km; don’t call foo_bar(x)!") == ["It's", "3", "5", "km", "don’t", "call", "foo_bar", "x"]
     assert words("数据库 SQL数据。") == ["数", "据", "库", "SQL", "数", "据"]
     assert normal_words("ＳＱＬ Café") == ["sql", "café"]
+
+
+def test_han_is_what_unicode_calls_a_cjk_ideograph():
+    """Hangul, Yi and private characters lie between the blocks and are none."""
+    han = re.compile(f"[{HAN}]")
+    for point in range(0x3400, 0x10000):
+        name = unicodedata.name(chr(point), "")
+        if name:
+            assert bool(han.match(chr(point))) == name.startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEO")), hex(point)
 
 
 def test_ngrams():

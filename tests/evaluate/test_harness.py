@@ -33,7 +33,7 @@ spec = importlib.util.spec_from_file_location("items_of_tests", Path(__file__).w
 test_items = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(test_items)
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = {"held_out": 3, "pairs": 40, "cloze": 9, "recall": 8, "tools": 12, "arithmetic": 8}
+COUNTS = {"held_out": 3, "pairs": 40, "safety": 10, "cloze": 9, "recall": 8, "tools": 12, "arithmetic": 8}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -95,7 +95,7 @@ class Scripted(LM):
 def answers(chosen):
     """What an oracle says to each item."""
     right = {item["id"]: item["choices"][item["gold"]]
-             for name in ("pairs", "cloze", "recall") for item in chosen[name]}
+             for name in ("pairs", "safety", "cloze", "recall") for item in chosen[name]}
     right |= {item["id"]: chat.call_text(item["tool"], json.loads(item["arguments"])) for item in chosen["tools"]}
     return right | {item["id"]: f"The answer is {int(item['target']):,}." for item in chosen["arithmetic"]}
 
@@ -217,13 +217,24 @@ def test_generation_that_cannot_be_is_refused(lm, arguments, line):
         lm.generate_until([Instance("generate_until", {}, ("the", arguments), 0, ("t", 0, 1))])
 
 
+def corpus(folder, *more):
+    """A training text of two documents and `more`, in folder/corpus."""
+    (folder / "corpus").mkdir(exist_ok=True)
+    texts = ["the word is good and the name is not bad at all, says the man of many words. " * 4, "数据 is " * 60, *more]
+    (folder / "corpus/00000.jsonl").write_text("".join(
+        json.dumps({"id": f"c{n}", "text": text, "metadata": {}}) + "\n" for n, text in enumerate(texts)))
+    return folder / "corpus"
+
+
 def stage_run(folder, model, *extra):
-    """The stage as a process in a folder with its own params.yaml."""
+    """The stage as a process in a folder with its own params.yaml and a small training text."""
+    corpus(folder)
     (folder / "params.yaml").write_text(json.dumps({
         "evaluate": COUNTS | {"window": 256, "batch": 8, "held_out_bytes": 300},
         "runtime": {"threads": 1, "workers": 1, "executor": "local", "device": "cpu", "host": "127.0.0.1", "port": 0,
                     "slots": 1, "api_key": None, "log_level": "INFO", "hostfile": None}}))
-    return subprocess.run([sys.executable, "-m", "tasks.evaluate.harness", model, "sets", "a.jsonl", "m.json"],
+    return subprocess.run([sys.executable, "-m", "tasks.evaluate.harness", model, "sets", "corpus", "a.jsonl",
+                           "m.json"],
                           cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
 
 
@@ -244,8 +255,14 @@ def test_stage_repeats_byte_for_byte_and_valid_calls_come_from_the_grammar(tmp_p
     # a call that ended is whole; a free string may run into the token limit
     assert len(whole) >= 3 and None not in whole
     assert found["tools_grammar"]["valid"]["value"] == pytest.approx(len(whole) / len(said), abs=1e-6)
+    for name, metric in (("held_out", "bits_per_byte"), ("pairs", "acc"), ("safety", "acc")):
+        assert {"bigram", "trigram", "untrained"} <= found[name][metric]["baselines"].keys()
+    # the model is itself untrained, so it stands near another draw of its shape, both worse than every token alike
+    bits = found["held_out"]["bits_per_byte"]
+    assert bits["baselines"]["uniform"] < bits["baselines"]["untrained"] == pytest.approx(bits["value"], rel=0.1)
     for name, set_of in found.items():
         for score in set_of.values():
+            assert score["detectable"] > 0 and 1 <= score["clusters"] <= score["n"]
             assert score["baselines"] and score["low"] <= score["value"] <= score["high"]
 
 

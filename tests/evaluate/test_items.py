@@ -8,11 +8,12 @@ import pytest
 
 from tasks import exercises
 from tasks.data import evalsets as made
+from tasks.data import harms
 from tasks.data import items as data_items
 from tasks.evaluate.items import read_items
 from tasks.stage import StageError
 
-COUNTS = {"held_out": 2, "pairs": 5, "cloze": 3, "recall": 4, "tools": 6, "arithmetic": 4}
+COUNTS = {"held_out": 2, "pairs": 5, "safety": 6, "cloze": 3, "recall": 4, "tools": 6, "arithmetic": 4}
 
 
 def sets(folder):
@@ -21,6 +22,7 @@ def sets(folder):
         json.dumps({"id": f"d{n}", "text": f"数 {n} " + "word " * 200, "metadata": {}}) + "\n" for n in range(4)))
     made.write(folder / "pairs.jsonl", [{"id": f"p{n}", "good": f"good {n}", "bad": f"bad {n}", "kind": "swap",
                                          "language": "en", "document": "d1"} for n in range(20)])
+    made.write(folder / "safety.jsonl", harms.pairs(40, 0))
     made.write(folder / "cloze.jsonl", [{"id": f"c{n}", "prompt": f"the {n} is", "choices": [" a", " b", " c"],
                                          "gold": n % 3, "kind": "fact", "language": "en"} for n in range(9)])
     made.write(folder / "recall.jsonl", data_items.recall(8, 4, 0))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -141,6 +143,55 @@ def test_two_processes_share_the_requests_and_answer_as_one(tmp_path):
     asked = [line.split() for line in log.read_text().splitlines()]
     assert sorted(question for _, question in asked) == sorted(request.args[0] for request in mixed)
     assert len({process for process, _ in asked}) == 2 and str(os.getpid()) not in dict(asked)
+
+
+def test_two_ray_workers_share_the_requests_and_one_that_dies_loses_nothing(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(f"""
+        import functools, json, os, sys
+        from pathlib import Path
+        import ray
+        sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
+        import test_resume
+        from tasks.evaluate.resume import ResumedLM
+        from tasks.evaluate.shards import ShardedLM
+        from tasks.stage import StageError
+        class Mortal(test_resume.Slow):
+            def loglikelihood(self, requests):
+                if not Path("died").exists() and any(request.args[0] == "q025" for request in requests):
+                    Path("died").touch()
+                    os._exit(9)
+                return super().loglikelihood(requests)
+        path = os.pathsep.join(sys.path[:2])
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
+                 runtime_env={{"env_vars": {{"PYTHONPATH": path}}}})
+        asked = test_resume.questions(40)
+        runtime = test_resume.runtime(executor="ray")
+        said = []
+        try:
+            ShardedLM(functools.partial(Mortal, "log"), test_resume.runtime(executor="ray", evaluators=5))
+        except StageError as error:
+            said.append(str(error))
+        first = ResumedLM(ShardedLM(functools.partial(Mortal, "log"), runtime), Path("kept"), partition=10)
+        try:
+            first.loglikelihood(asked)
+        except StageError as error:
+            said.append(str(error))
+        del first
+        again = ResumedLM(ShardedLM(functools.partial(Mortal, "log"), runtime), Path("kept"), partition=10)
+        assert again.loglikelihood(asked) == test_resume.Slow(os.devnull).loglikelihood(asked)
+        Path("said.json").write_text(json.dumps([*said, again.asked]))
+    """))
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "300"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    many, fault, asked = json.loads((tmp_path / "said.json").read_text())
+    assert many.startswith("runtime.evaluators 5 of 1 threads each would wait for ever on a Ray cluster of 2 CPUs")
+    assert fault.startswith("a Ray worker failed: ") and fault.endswith("what was answered is kept")
+    assert asked == 20, "two partitions of ten were whole"
+    workers = {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}
+    assert len(workers) >= 3, "two at first, two after"
 
 
 class Dying(Slow):

@@ -71,6 +71,63 @@ def test_paired_error_covers():
     assert 0.92 <= hits / 400 <= 0.985
 
 
+def test_clusters_of_equal_items_count_once():
+    # 30 documents of 5 equal items: the error is that of 30 items, not of 150
+    random = np.random.default_rng(2)
+    documents = random.integers(0, 2, 30).tolist()
+    passed, sources = np.repeat(documents, 5).tolist(), np.repeat(np.arange(30), 5).tolist()
+    found, alone = statistics.clustered(passed, sources), statistics.proportion(documents)
+    assert found.value == alone.value and found.n == 150
+    assert found.stderr == pytest.approx(alone.stderr * math.sqrt(30 / 29), rel=0.06)
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.015)
+    assert statistics.clustered(passed, sources) == found, "seeded"
+
+
+def test_clusters_of_one_item_and_of_none_right_are_plain():
+    passed = [1, 0, 1, 1, 0, 1, 1, 0, 1, 1] * 6
+    assert statistics.bootstrapped(passed, range(60)) == pytest.approx(statistics.proportion(passed).stderr, rel=0.06)
+    assert statistics.clustered([0] * 8, "aabbccdd") == statistics.proportion([0] * 8)
+    assert statistics.bootstrapped([1, 0, 1], "aaa") == 0
+
+
+def test_clustered_interval_covers():
+    random, hits = np.random.default_rng(3), 0
+    for _ in range(300):
+        rates = random.beta(1, 1, 20)
+        passed = (random.random((20, 6)) < rates[:, None]).astype(int)
+        found = statistics.clustered(passed.ravel().tolist(), np.repeat(np.arange(20), 6).tolist())
+        hits += found.low <= 0.5 <= found.high
+    assert 0.91 <= hits / 300 <= 0.99
+
+
+def test_paired_differences_of_clusters_are_no_surer_than_of_items():
+    one, other = [1] * 12 + [0] * 12, [0] * 12 + [0] * 12
+    plain, by_document = (statistics.paired_difference(one, other, *clusters)
+                          for clusters in ([], [np.repeat(np.arange(4), 6).tolist()]))
+    assert by_document.value == plain.value and by_document.stderr > 2 * plain.stderr
+
+
+def test_detectable_has_80_percent_power():
+    error = 0.03
+    true = statistics.detectable(error)
+    found = np.random.default_rng(4).normal(true, error, 20_000)
+    assert (np.abs(found) > statistics.Z95 * error).mean() == pytest.approx(0.8, abs=0.01)
+    # Miller's worked size: 80 % power for 3 points between two models of independent errors needs about 4,350 items
+    half = statistics.proportion([0, 1] * 2175)
+    assert statistics.detectable_by(half) == pytest.approx(0.03, abs=0.0005)
+
+
+def test_area_is_mann_whitneys():
+    random = np.random.default_rng(5)
+    above, below = random.normal(1, 1, 40).round(1), random.normal(0, 1, 50).round(1)
+    found = statistics.area(above.tolist(), below.tolist())
+    assert found.value == pytest.approx(stats.mannwhitneyu(above, below).statistic / 2000)
+    # Hanley and McNeil (1982), table II: area .85 of 30 and 30 has an error of about .0496
+    assert found.low < found.value < found.high and 0.03 < found.stderr < 0.06
+    with pytest.raises(ValueError):
+        statistics.area([], [1])
+
+
 def test_errors_above():
     assert statistics.errors_above(statistics.proportion([1] * 10), 0.5) == pytest.approx(0.5 / math.sqrt(0.25 / 10))
     assert statistics.errors_above(statistics.proportion([0] * 10), 0.0) == 0
@@ -83,7 +140,9 @@ def test_errors_above():
 
 @pytest.mark.parametrize("wrong", [lambda: statistics.proportion([]), lambda: statistics.proportion([0.5]),
                                    lambda: statistics.ratio([], []), lambda: statistics.ratio([1.0], [0.0]),
-                                   lambda: statistics.paired_difference([1], [])])
+                                   lambda: statistics.paired_difference([1], []),
+                                   lambda: statistics.clustered([1, 0], ["a"]),
+                                   lambda: statistics.bootstrapped([], [])])
 def test_bad_input(wrong):
     with pytest.raises(ValueError):
         wrong()

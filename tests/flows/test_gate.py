@@ -10,7 +10,7 @@ import yaml
 
 from flows import gate
 from tasks import params
-from tasks.evaluate import statistics
+from tasks.evaluate import paired, statistics
 from tests.flows.conftest import ROOT
 
 LIMITS = gate.RetrainParams(documents=0.8, dropped={"safety": 0.05, "dedup": 0.1}, frozen=0.1,
@@ -65,7 +65,7 @@ def test_bits_saved_by_hand():
     deviation = math.sqrt(sum((one - mean) ** 2 for one in saved) / 2)
     assert found.value == pytest.approx(mean)
     assert found.low == pytest.approx(mean - 4.302653 * deviation / math.sqrt(3), rel=1e-5)   # t of 2 degrees
-    assert gate.bits_saved([-100], [-50], [10]).low == -math.inf
+    assert paired.bits_saved([-100], [-50], [10]).low == -math.inf
 
 
 def test_only_items_that_both_were_asked_count():

@@ -30,6 +30,18 @@ def test_scores_put_each_model_in_its_column_and_the_best_trivial_answer_last():
     assert tools == ["tool calls, exact, n=50", "0.500 ± 0.070", "", "0.020 (most frequent)"]
 
 
+def test_ngrams_and_untrained_models_have_columns_where_they_were_measured():
+    learned = [{"uniform": 3.4, "bigram": 2.5, "trigram": 2.25, "untrained": 3.41 + n} for n in (0, 1)]
+    models = {name: {"scores": {"held_out": {"bits_per_byte": score(1.5, 0.1, found) | {"detectable": 0.4}}}}
+              for name, found in zip("ab", learned)}
+    models["b"]["scores"]["mine"] = {"acc": score(0.5, 0.1, {"chance": 0.25})}
+    table = gather.scores(models)
+    assert table["head"] == ["score", "a", "b", "trivial", "n-gram", "untrained"]
+    assert table["rows"][0][3:] == ["3.400 (uniform)", "2.250 (trigram)", "3.410 a; 4.410 b"]
+    assert table["rows"][1] == ["mine, acc, n=50", "", "0.500 ± 0.100", "0.250 (chance)", "", ""]
+    assert gather.power(models)["rows"] == [["held-out bits per byte", "0.400", "0.400"]]
+
+
 def test_retention_is_a_share_of_what_extraction_gave(tmp_path):
     for name, kept in (("extract", 2000), ("filter", 1000), ("dedup", 500), ("safety", 500), ("value", 400),
                        ("decontaminate", 250), ("mixture", 200)):
@@ -109,6 +121,9 @@ def test_a_cells_source_holds_its_number():
     table = gather.scores(models)
     for row, sources in zip(table["rows"], table["from"]):
         for cell, source in zip(row[1:], sources[1:]):
+            if not source:
+                assert not cell
+                continue
             file, _, key = source.partition(" ")
             found = json.loads((METRICS / file).read_text())
             for part in key.split("."):

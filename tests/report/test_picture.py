@@ -160,12 +160,13 @@ def report(tmp_path, monkeypatch):
     """The whole stage in a folder of its own; returns the page's text and its tags."""
     monkeypatch.chdir(tmp_path)
     Path("transcripts").mkdir()
+    Path("answers").mkdir()
     metrics(Path("metrics"))
 
     def made():
         write(Path("rejected/decontaminate/passages.jsonl"), pair(1, 0.9, HOSTILE))
-        page.report(Path("metrics"), Path("transcripts"), Path("rejected"), Path("samples"), Path("s.json"),
-                    Path("MODEL_CARD.md"), Path("DATA_CARD.md"), models={})
+        page.report(Path("metrics"), Path("transcripts"), Path("answers"), Path("rejected"),
+                    Path("samples"), Path("s.json"), Path("MODEL_CARD.md"), Path("DATA_CARD.md"), models={})
         tags, parser = [], HTMLParser()
         parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))
         source = Path("report/index.html").read_text("utf-8")
