@@ -1,6 +1,7 @@
 """The one chat template of the chain: kept in the tokenizer, used by fine-tuning, serving, evaluation and agents.
 
-ChatML roles with the tool list in the system turn, a signature a line, and tool calls as
+ChatML roles with the tool list in the system turn, a signature a line (`name?` may be left out, `type[]` is a list,
+a parameter's description stands behind it in parentheses), and tool calls as
 `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` with the separators ", " and ": " that constrained
 decoding emits. `{% generation %}` marks what the assistant learns.
 """
@@ -16,12 +17,21 @@ CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 SPECIALS = (BOS, START, END, PAD)
 
 TEMPLATE = """\
-{%- macro signature(f) -%}
-{{ f.name }}(
-{%- for name, spec in f.parameters.properties.items() -%}
-{{ name }}: {{ spec.enum | join('|') if spec.enum is defined else spec.type }}{{ ', ' if not loop.last }}
+{%- macro kind(spec) -%}
+{%- if spec.enum is defined -%}{{ spec.enum | join('|') }}
+{%- elif spec['items'] is mapping -%}{{ kind(spec['items']) }}[]
+{%- elif spec.properties is defined -%}{ {{- fields(spec) -}} }
+{%- else -%}{{ spec.type if spec.type is string else (spec.type or ['any']) | join('|') }}
+{%- endif -%}
+{%- endmacro -%}
+{%- macro fields(object) -%}
+{%- for name, spec in (object.properties or {}).items() -%}
+{{ name }}{{ '?' if object.required is defined and name not in object.required }}: {{ kind(spec) -}}
+{{ ' (' + spec.description + ')' if spec.description }}{{ ', ' if not loop.last }}
 {%- endfor -%}
-): {{ f.description }}
+{%- endmacro -%}
+{%- macro signature(f) -%}
+{{ f.name }}({{ fields(f.parameters) }}): {{ f.description }}
 {%- endmacro -%}
 {%- set first = messages[0] if messages and messages[0].role == 'system' else none -%}
 {%- if first or tools -%}

@@ -1,6 +1,6 @@
 """A packaged model enters the chain: the GGUF file of a package becomes a `from_pretrained` directory.
 
-`python -m tasks.finetune.adopt data/packages/smollm2 models/smollm2/chat --track smollm2`
+`python -m tasks.finetune.adopt data/packages/smollm2 models/smollm2/base --track smollm2`
 
 The weights stay what the package holds: blocks of 4 bits (Q4_1), dequantized to fp32. fp16 would round them a second
 time. The tokenizer gets the chain's chat template (same ChatML tokens, tools added) and, for GGUF's pre-tokenizer

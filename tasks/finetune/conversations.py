@@ -1,10 +1,11 @@
 """Conversations to learn from, made deterministically from the corpus and from the exercises' training split.
 
-Five kinds, mixed: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool
-calls (call, result, an answer that copies the result), arithmetic through the calculator, and recall of a value among
-keyed ones. Behind them drills: bare questions and their calls, a third as long, which training takes first, so that
-copying arguments is learned before reading signatures (a curriculum: Bengio et al. 2009). Facts and arguments that
-evaluation asks are left out (Fact.held_out, split="train").
+Six kinds, mixed: facts of the documents asked back, the same facts looked up through `search`, closed-grammar tool
+calls (call, result, an answer that copies the result), arithmetic through the calculator, recall of a value among
+keyed ones, and calls of functions that only their signature explains (functions.py). Behind them drills: bare
+questions and their calls, a third as long, which training takes first, so that copying arguments is learned before
+reading signatures (a curriculum: Bengio et al. 2009). Facts and arguments that evaluation asks are left out
+(Fact.held_out, split="train").
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from tasks import exercises
 from tasks.data import documents
 from tasks.data.facts import Fact, facts
+from tasks.finetune import functions
 from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
@@ -52,6 +54,7 @@ def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list
     made += [looked_up(fact, source, draw) for fact, source in known[-amounts.lookups:]] if amounts.lookups else []
     made += [exercised(exercise) for exercise in [*asked, *sums]]
     made += list(recalled(amounts.recall, seed))
+    made += [Conversation(*each) for each in functions.functions(amounts.functions, "train", seed)]
     draw.shuffle(made)
     mixed = [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
     return mixed + [drilled(exercise) for exercise in exercises.drills(amounts.drills, seed)]

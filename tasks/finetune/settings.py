@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from tasks import params
@@ -15,6 +17,7 @@ class ConversationsParams(params.Section):
     calls: int = Field(ge=0, le=1_000_000, description="exercises of the tool families")
     arithmetic: int = Field(ge=0, le=1_000_000, description="three-digit arithmetic through the calculator")
     drills: int = Field(ge=0, le=10_000_000, description="bare questions and calls learned before all else")
+    functions: int = Field(ge=0, le=10_000_000, description="calls of functions that only their signature explains")
     recall: int = Field(ge=0, le=1_000_000, description="a value recalled among keyed ones")
     systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
 
@@ -56,7 +59,7 @@ class SftParams(params.Section):
     checked: int = Field(ge=1, le=10_000, description="conversations kept from training to watch the loss on")
     conversations: ConversationsParams
     rehearsal: RehearsalParams
-    embeddings: bool = Field(description="train all rows of the embedding, or those of the chat tokens alone")
+    embeddings: Literal["all", "chat", "none"] = Field(description="rows of the embedding that are trained")
     lora: LoraParams
     training: TrainingParams
 

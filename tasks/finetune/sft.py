@@ -47,7 +47,8 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     learned += rehearsal.passages(corpus, sft.rehearsal.passages, sft.rehearsal.tokens, tokenizer, seed)
     # a model pretrained on documents alone never saw the chat tokens, whose rows it cannot do without; and a word
     # behind a space and the same word in quotes are strangers to it, which copying into a call must first make kin
-    rows = range(llama.config.vocab_size) if sft.embeddings else tokenizer.convert_tokens_to_ids([chat.START, chat.END])
+    rows = {"all": range(llama.config.vocab_size), "none": [],
+            "chat": tokenizer.convert_tokens_to_ids([chat.START, chat.END])}[sft.embeddings]
     adapted = lora.adapt(llama, sft.lora, list(rows), seed)
     before = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     resume = resume_folder("sft", [base, corpus], sft, seed, runtime)

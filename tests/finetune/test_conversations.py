@@ -9,7 +9,8 @@ from tasks.finetune.conversations import DRILL, Conversation, conversations
 from tasks.finetune.settings import ConversationsParams
 from tasks.stage import StageError
 
-AMOUNTS = ConversationsParams(facts=10, lookups=10, calls=60, arithmetic=20, recall=15, drills=0, systems=["", "Be brief."])
+AMOUNTS = ConversationsParams(facts=10, lookups=10, calls=60, arithmetic=20, recall=15, functions=20, drills=0,
+                             systems=["", "Be brief."])
 
 
 def test_same_seed_same_conversations_and_every_kind(corpus):
@@ -17,7 +18,8 @@ def test_same_seed_same_conversations_and_every_kind(corpus):
     assert made == conversations(corpus, AMOUNTS, 7) != conversations(corpus, AMOUNTS, 8)
     kinds = [each.kind for each in made]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "fact": 10, "lookup": 10, "call": 60, "arithmetic": 20, "recall": 15}
+        "fact": 10, "lookup": 10, "call": 60, "arithmetic": 20, "recall": 15,
+        "function": 9, "choice": 3, "parallel": 2, "unfit": 6}
 
 
 def test_nothing_that_evaluation_asks_is_learned(corpus):
@@ -62,7 +64,8 @@ def test_final_answers_copy_the_result_and_the_right_tool_is_offered(corpus):
 def test_recall_answers_stand_in_the_question():
     from pathlib import Path
 
-    made = conversations(Path("none"), AMOUNTS.model_copy(update=dict(facts=0, lookups=0, calls=0, arithmetic=0)), 5)
+    recall = AMOUNTS.model_copy(update=dict(facts=0, lookups=0, calls=0, arithmetic=0, functions=0))
+    made = conversations(Path("none"), recall, 5)
     assert len(made) == 15
     for each in made:
         question, answer = each.messages[-2]["content"], each.messages[-1]["content"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -49,6 +51,29 @@ def test_the_loss_falls_and_a_plain_directory_comes_out(base, conversations, tmp
     moved = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and not (tmp_path / "resume").exists()
     assert moved == set(LORA.targets) if method != "full" else {"q_proj", "embed_tokens", "norm"} <= moved
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_killed_amid_a_checkpoint_it_goes_on_and_ends_in_the_same_bytes(base, conversations, tmp_path, method):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    undisturbed = run(base, conversations, whole, values(method))
+    child = os.fork()
+    if child == 0:   # the second checkpoint lies there written, not sealed, when the kill comes
+        seal = training.Checkpoints.seal
+        training.Checkpoints.seal = lambda self, step, note: (
+            os.kill(os.getpid(), signal.SIGKILL) if step == 4 else seal(self, step, note))
+        try:
+            run(base, conversations, cut, values(method))
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (cut / "out").exists() and not (cut / "out.json").exists() and len(list((cut / "resume").iterdir())) == 2
+    again = run(base, conversations, cut, values(method))
+    assert again["curve"] == undisturbed["curve"] and again["loss_after"] == undisturbed["loss_after"]
+    for file in sorted((whole / "out").iterdir()):
+        assert (cut / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_gradients_pass_through_a_four_bit_base_after_an_evaluation(base):

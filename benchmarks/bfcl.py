@@ -1,0 +1,232 @@
+"""Claim: how well a model directory calls functions it has never seen, by the Berkeley Function Calling Leaderboard.
+
+    python -m pip download bfcl-eval==2026.3.23 --no-deps -d DIR      (1.9 MB, Apache-2.0; nothing of it is installed)
+    python -m benchmarks.bfcl DIR/bfcl_eval-2026.3.23-py3-none-any.whl models/smollm2/base models/smollm2/chat
+
+Items and checker are the package's own (Patil et al. 2025, BFCL v4), read out of the wheel; its table of models, which
+imports the clients of forty vendors, is replaced by one row. Our engine answers greedily, many prompts at once. In
+`simple_python`, `multiple` and `parallel` a call is asked for (`tool_choice: required`) under the grammar of the
+offered functions' JSON schemas, each string and list bounded. In `irrelevance` no function fits and the model may
+answer in text (`auto`): right is what calls nothing. As a model that never calls is right there always, `relevance`
+asks the items of simple_python the same way: right is what calls at all. `dev` is every third item of simple_python,
+whose errors were looked at when the training data were made; `rest` are the others. `own` are questions made as those
+of the training data, of functions that are in no training data; the arguments must be equal. Each model after the first stands
+beside it with a paired interval. `--answers FILE` keeps every answer. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+import types
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks import chat, params
+from tasks.evaluate.statistics import paired_difference, proportion
+
+CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance", "relevance", "own")
+OWN = 120
+TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
+KEPT = ("type", "description", "enum", "items", "properties", "required")
+STRING, LIST, DIGITS = 100, 12, 1e-4
+TOKENS = {"parallel": 320, "irrelevance": 48, "relevance": 48}
+SLOTS = 32
+ANY = {"anyOf": [{"type": "string", "maxLength": 40}, {"type": "number", "multipleOf": DIGITS}, {"type": "boolean"}]}
+
+
+def schema(given: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of a parameter as the package describes it, with Python's names of types and without bounds."""
+    made = {key: given[key] for key in KEPT if key in given}
+    kind = made["type"] = TYPES.get(given.get("type", "any"), given.get("type", "string"))
+    if "enum" in made:
+        return {key: made[key] for key in ("type", "description", "enum") if key in made}
+    if kind == "string":
+        made["maxLength"] = STRING
+    elif kind == "number":
+        made["multipleOf"] = DIGITS
+    elif kind == "array":
+        made["maxItems"] = LIST
+        made["items"] = schema(made["items"]) if made.get("items") else ANY
+    elif kind == "object":
+        if made.get("properties"):
+            made["properties"] = {name: schema(each) for name, each in made["properties"].items()}
+        else:
+            made.pop("properties", None)
+            made["additionalProperties"] = ANY
+    return made
+
+
+def tool(function: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAI tool of one of the package's functions."""
+    return {"type": "function", "function": {"name": function["name"], "description": function["description"],
+                                             "parameters": schema(function["parameters"])}}
+
+
+def checker(wheel: Path) -> Callable[..., dict[str, Any]]:
+    """The package's ast_checker, imported from the wheel itself."""
+    stub = types.ModuleType("bfcl_eval.constants.model_config")
+    stub.MODEL_CONFIG_MAPPING = {"catena": types.SimpleNamespace(underscore_to_dot=False)}  # type: ignore[attr-defined]
+    sys.modules[stub.__name__] = stub
+    sys.path.insert(0, str(wheel))
+    from bfcl_eval.constants.enums import Language
+    from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
+
+    def check(item: dict[str, Any], calls: list[tuple[str, dict[str, Any]]], category: str) -> dict[str, Any]:
+        return ast_checker(item["function"], [{name: arguments} for name, arguments in calls], item["truth"],
+                           Language.PYTHON, category, "catena")
+
+    return check
+
+
+def items(wheel: Path, category: str) -> list[dict[str, Any]]:
+    """The items of a category, `truth` among their keys where calls are right. Exits where the wheel lacks them."""
+    if category == "own":
+        return own()
+    name = f"BFCL_v4_{'simple_python' if category == 'relevance' else category}.json"
+    try:
+        with zipfile.ZipFile(wheel) as packed:
+            rows = [json.loads(line) for line in packed.read(f"bfcl_eval/data/{name}").splitlines()]
+            if category in ("irrelevance", "relevance"):
+                return rows
+            truths = [json.loads(line) for line in packed.read(f"bfcl_eval/data/possible_answer/{name}").splitlines()]
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"{wheel} is no wheel of bfcl-eval ({error}): python -m pip download bfcl-eval --no-deps") \
+            from None
+    known = {truth["id"]: truth["ground_truth"] for truth in truths}
+    return [row | {"truth": known[row["id"]]} for row in rows]
+
+
+def own() -> list[dict[str, Any]]:
+    """Our own items: one call of a function kept from training, alone or among others."""
+    from tasks.finetune.functions import functions
+
+    return [{"id": f"own_{at}", "question": [messages[:1]], "tools": tools,
+             "truth": messages[1]["tool_calls"][0]["function"]}
+            for at, (_, messages, tools) in enumerate(functions(OWN, "held_out", 0, {"function": 2, "choice": 1}))]
+
+
+def bounded(tool: dict[str, Any]) -> dict[str, Any]:
+    """One of our own tools with its strings and lists bounded as the package's are."""
+    return {"type": "function", "function": tool["function"] | {"parameters": schema(tool["function"]["parameters"])}}
+
+
+def asked(lm: Any, rows: list[dict[str, Any]], category: str) -> list[str]:
+    """The model's turn after each item."""
+    from tasks.serve.engine.grammar import tool_grammar
+    from tasks.serve.engine.request import Request
+    from tasks.serve.engine.sampler import Sampling
+
+    requests = []
+    for row in rows:
+        tools = [bounded(each) for each in row["tools"]] if "tools" in row else [
+            tool(function) for function in row["function"]]
+        prompt = lm.tokenizer.apply_chat_template(row["question"][0], tools=tools, tokenize=False,
+                                                  add_generation_prompt=True)
+        grammar = tool_grammar({each["function"]["name"]: each["function"]["parameters"] for each in tools},
+                               required=category not in ("irrelevance", "relevance"), several=category == "parallel")
+        requests.append(Request(tuple(lm.tok_encode(prompt)), TOKENS.get(category, 160), Sampling(temperature=0),
+                                grammar=grammar))
+    return [lm.decode(ids) for ids in lm.generate(requests, [""] * len(requests))]
+
+
+def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str, category: str) -> dict[str, Any]:
+    """Of one answer: whether it is a whole call (`valid`), whether it is right, and the checker's own words."""
+    if category in ("irrelevance", "relevance"):
+        called = chat.CALL_START in text
+        return {"id": row["id"], "answer": text, "valid": True, "right": called == (category == "relevance")}
+    calls = list(chat.calls(text))
+    if not calls or None in calls:
+        return {"id": row["id"], "answer": text, "valid": False, "right": False, "error": "no whole call"}
+    found = {"valid": calls == [(row["truth"]["name"], row["truth"]["arguments"])]} if category == "own" else \
+        check(row, calls, category)
+    return {"id": row["id"], "answer": text, "valid": True, "right": found["valid"],
+            "error": f"{found.get('error_type', '')}: {found.get('error', '')}"[:300] if not found["valid"] else ""}
+
+
+def parts(category: str, results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Results by the name they are told under: simple_python also by halves that were and were not looked at."""
+    if category != "simple_python":
+        return {category: results}
+    def dev(result: dict[str, Any]) -> bool:
+        return int(re.sub(r"\D", "", result["id"])) % 3 == 0
+    return {category: results, "simple_python dev": [r for r in results if dev(r)],
+            "simple_python rest": [r for r in results if not dev(r)]}
+
+
+def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str, threads: int
+             ) -> dict[str, list[dict[str, Any]]]:
+    """category -> the judged answers of a model directory."""
+    from tasks.evaluate.model import EngineLM
+
+    check, results = checker(wheel), {}
+    lm = EngineLM(directory, window=2048, batch=SLOTS, threads=threads)
+    try:
+        for category in categories:
+            rows = items(wheel, category)
+            if part == "dev":
+                rows = rows[::3]
+            started = time.process_time()
+            results[category] = [judged(check, row, text, category)
+                                 for row, text in zip(rows, asked(lm, rows, category), strict=True)]
+            print(f"{directory} {category}: {sum(r['right'] for r in results[category])}/{len(rows)}, "
+                  f"{time.process_time() - started:.0f} CPU s", file=sys.stderr)
+    finally:
+        lm.close()
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bfcl", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=list(CATEGORIES))
+    parser.add_argument("--part", choices=("all", "dev"), default="all", help="dev: every third item")
+    parser.add_argument("--answers", type=Path, help="jsonl, a line an item")
+    given = parser.parse_args()
+    runtime = params.runtime()
+    from tasks.finetune import environment
+    environment.prepare(runtime, environment.SHORT_SPIN)
+
+    items(given.wheel, given.categories[0])     # a wrong path ends here, before a model is loaded
+    document: dict[str, Any] = {"wheel": given.wheel.name, "part": given.part, "models": {}}
+    first: dict[str, list[dict[str, Any]]] = {}
+    kept = []
+    print(f"{'model':28} {'set':20} {'right':>7} {'95 %':>15} {'valid':>6} {'against the first':>27}")
+    for directory in given.models:
+        row = document["models"][str(directory)] = {}
+        for category, results in measured(given.wheel, directory, given.categories, given.part,
+                                          runtime.threads).items():
+            kept += [{"model": str(directory), "category": category} | result for result in results]
+            for name, chosen in parts(category, results).items():
+                if chosen:
+                    row[name] = told(str(directory)[-28:], name, chosen, first.setdefault(name, chosen))
+    if given.answers:
+        given.answers.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept),
+                                 encoding="utf-8")
+    print(json.dumps(document))
+
+
+def told(model: str, name: str, chosen: list[dict[str, Any]], first: list[dict[str, Any]]) -> dict[str, Any]:
+    """A line of the table, printed, and its numbers."""
+    right, valid = ([int(result[key]) for result in chosen] for key in ("right", "valid"))
+    estimate = proportion(right).as_dict()
+    line = f"{model:28} {name:20} {estimate['value']:7.3f}  {estimate['low']:.3f} .. {estimate['high']:.3f}" \
+           f" {sum(valid) / len(valid):6.3f}"
+    numbers = {"right": estimate, "valid": proportion(valid).as_dict()}
+    if chosen is not first:
+        apart = paired_difference(right, [int(result["right"]) for result in first]).as_dict()
+        numbers["against_first"] = apart
+        line += f"  {apart['value']:+.3f} ({apart['low']:+.3f} .. {apart['high']:+.3f})"
+    print(line, flush=True)
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Function-calling conversations: calls that their own schemas admit, values that the question holds, splits apart."""
+
+import json
+import random
+import re
+
+import jsonschema
+import pytest
+
+from tasks.finetune import functions, values
+from tasks.finetune.conversations import Conversation
+from tasks.finetune.masking import encode
+from tasks.stage import StageError
+
+MADE = functions.functions(600, "train", 3)
+
+
+def called(messages):
+    return [call["function"] for call in messages[-1].get("tool_calls", [])]
+
+
+def test_same_seed_same_conversations():
+    assert MADE == functions.functions(600, "train", 3) != functions.functions(600, "train", 4)
+
+
+def test_every_call_obeys_the_schema_that_was_offered():
+    for kind, messages, tools in MADE:
+        offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+        calls = called(messages)
+        assert {"unfit": not calls, "parallel": len(calls) > 1}.get(kind, len(calls) == 1), messages
+        assert (len(tools) > 1) if kind == "choice" else len(tools) <= 2
+        for call in calls:
+            jsonschema.validate(call["arguments"], offered[call["name"]])
+            assert call["arguments"].keys() <= offered[call["name"]]["properties"].keys()
+
+
+def test_what_is_called_with_was_said():
+    """Numbers of three and more digits stand in the question, with their commas, in millions or as a percentage."""
+    for _, messages, _ in MADE:
+        said = messages[0]["content"].replace(",", "")
+        for call in called(messages):
+            for value in call["arguments"].values():
+                if type(value) is int and 100 <= value < 100_000:
+                    assert str(value) in said, messages
+
+
+def test_optional_parameters_are_left_out_and_given():
+    left = given = 0
+    for kind, messages, tools in MADE:
+        if kind == "function":
+            parameters = tools[0]["function"]["parameters"]
+            for name in parameters["properties"].keys() - set(parameters["required"]):
+                given += name in called(messages)[0]["arguments"]
+                left += name not in called(messages)[0]["arguments"]
+    assert 0.3 < given / (given + left) < 0.6
+
+
+def test_held_out_functions_are_in_no_training_conversation():
+    kept = {re.split(r"\W", name)[0] for topic in functions.topics("held_out") for name in topic["f"]}
+    assert len(functions.topics("held_out")) >= 9 and kept
+    descriptions = {topic["d"].rstrip(".") for topic in functions.topics("held_out")}
+    for _, _, tools in MADE:
+        assert not descriptions & {tool["function"]["description"].rstrip(".") for tool in tools}
+    assert functions.functions(9, "held_out", 0)
+    with pytest.raises(StageError, match="split"):
+        functions.functions(1, "test", 0)
+
+
+@pytest.mark.parametrize("kind", ["int 5 90000", "number 0.1 9", "money 10 9000000", "rate 1 12", "date", "time",
+                                  "place", "point", "currency", "title", "code", "year", "list int 1 9", "list city", "flag aloud",
+                                  "enum a=first thing,b=second/other", "list enum x=one,y=two"])
+def test_values_obey_the_schema_drawn_with_them(kind):
+    draw = random.Random(kind)
+    for _ in range(60):
+        value, said, schema = values.drawn(draw, kind)
+        jsonschema.validate(value, {key: part for key, part in schema.items() if key != "note"})
+        assert said and json.dumps(value)
+
+
+def test_a_rate_is_said_in_percent_and_called_with_as_described():
+    draw = random.Random(0)
+    for _ in range(200):
+        value, said, schema = values.drawn(draw, "rate 1 12")
+        points = float(re.match(r"[\d.]+", said).group())
+        assert value == pytest.approx(points if "ercent" in schema.get("note", "") else points / 100)
+
+
+def test_dates_have_the_form_that_the_description_names():
+    draw = random.Random(1)
+    for _ in range(200):
+        value, _, schema = values.drawn(draw, "date")
+        if "YYYY-MM-DD" in schema["note"]:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", value)
+        if "MM-DD-YYYY" in schema["note"]:
+            assert re.fullmatch(r"\d\d-\d\d-\d{4}", value)
+
+
+def test_they_render_and_only_the_call_is_learned(tokenizer):
+    for made in MADE[:20]:
+        example = encode(Conversation(*made), tokenizer)
+        learned = tokenizer.decode([token for token, mark in zip(example.ids, example.learned) if mark])
+        assert learned.startswith("<tool_call>") or made[0] == "unfit"
