@@ -214,7 +214,7 @@ def passes(row: dict[str, Any], quantize: QuantizeParams) -> bool:
     from tasks.quantize import gate
 
     try:
-        gate.judge(row, quantize.gate)
+        gate.judge("int4", row, quantize.gate)
     except stage.StageError:
         return False
     return True

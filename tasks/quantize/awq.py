@@ -14,27 +14,18 @@ from __future__ import annotations
 import copy
 
 from tasks import params, stage
-from tasks.data import documents
 from tasks.finetune import environment
 from tasks.quantize.settings import QuantizeParams
-from tasks.stage import Input, Output, StageError
+from tasks.stage import Input, Output
 
 
 def awq(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics: Output, *,
         quantize: QuantizeParams, seed: int, runtime: params.Runtime) -> None:
     """Write the int4 directory of `model` and its scores. Raises StageError where a limit of the gate is missed."""
     environment.prepare(runtime, environment.SHORT_SPIN)
-    from tasks.finetune import checkpoint
     from tasks.quantize import formats, gate, layers, manifest, passages
 
-    full = checkpoint.load_model(model)
-    tokenizer = checkpoint.load_tokenizer(model, full.config.vocab_size)
-    if quantize.length > full.config.max_position_embeddings:
-        raise StageError(f"quantize.length = {quantize.length} is beyond the model's "
-                         f"{full.config.max_position_embeddings} positions")
-    calibration = passages.windows(documents.shards(corpus), tokenizer, quantize.windows, quantize.length,
-                                   quantize.languages, seed)
-    text = passages.windows([held_out], tokenizer, quantize.gate.windows, quantize.length, quantize.languages, seed)
+    full, tokenizer, calibration, text = passages.prepared(model, corpus, held_out, quantize, seed)
     stored = layers.int4(copy.deepcopy(full), calibration, quantize)
     formats.write(stored, quantized)
     tokenizer.save_pretrained(quantized)
@@ -43,11 +34,8 @@ def awq(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics
     candidates = {"nearest": layers.nearest(copy.deepcopy(full), quantize.group),
                   "awq": formats.load_dequantized(quantized)}
     scores = gate.compare(full, candidates, text)
-    size = sum(file.stat().st_size for file in sorted(quantized.iterdir()))
-    stage.write_json(metrics, {**scores, "bytes": size, "positions": text[:, 1:].numel(), "group": quantize.group,
-                               "limits": {"perplexity_ratio": quantize.gate.max_perplexity_ratio,
-                                          "agreement": quantize.gate.min_agreement}})
-    gate.judge(scores["awq"], quantize.gate)
+    stage.write_json(metrics, gate.report(scores, text, quantized, quantize.gate) | {"group": quantize.group})
+    gate.judge("int4", scores["awq"], quantize.gate)
 
 
 if __name__ == "__main__":

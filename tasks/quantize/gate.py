@@ -7,6 +7,9 @@ distributions are apart. Round-to-nearest stands beside AWQ, so that what the se
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from transformers import LlamaForCausalLM
 
@@ -51,13 +54,21 @@ def summary(mean: list[float], full: list[float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in values.items()}
 
 
-def judge(scores: dict[str, float], gate: GateParams) -> None:
-    """Raise StageError naming figure, limit and remedy where the int4 model keeps too little."""
+def judge(name: str, scores: dict[str, float], gate: GateParams) -> None:
+    """Raise StageError naming figure, limit and remedy where the model called `name` ("int4") keeps too little."""
     if not scores["perplexity_ratio"] <= gate.max_perplexity_ratio:  # so that NaN fails too
-        raise StageError(f"int4 perplexity is {scores['perplexity_ratio']:.4f} times the full model's, above "
+        raise StageError(f"{name} perplexity is {scores['perplexity_ratio']:.4f} times the full model's, above "
                          f"quantize.gate.max_perplexity_ratio = {gate.max_perplexity_ratio}: calibrate on more "
                          "windows, use a smaller group, or accept it by raising the limit")
     if not scores["agreement"] >= gate.min_agreement:
-        raise StageError(f"the int4 model agrees with the full one on {scores['agreement']:.4f} of the tokens, below "
+        raise StageError(f"the {name} model agrees with the full one on {scores['agreement']:.4f} of the tokens, below "
                          f"quantize.gate.min_agreement = {gate.min_agreement}: calibrate on more windows, use a "
                          "smaller group, or accept it by lowering the limit")
+
+
+def report(scores: dict[str, dict[str, float]], windows: torch.Tensor, quantized: Path,
+           gate: GateParams) -> dict[str, Any]:
+    """What the metrics file says: `compare`'s scores over `windows`, the directory's bytes, the limits."""
+    return {**scores, "bytes": sum(file.stat().st_size for file in sorted(quantized.iterdir())),
+            "positions": windows[:, 1:].numel(),
+            "limits": {"perplexity_ratio": gate.max_perplexity_ratio, "agreement": gate.min_agreement}}

@@ -13,41 +13,26 @@ from __future__ import annotations
 import copy
 
 from tasks import params, stage
-from tasks.data import documents
 from tasks.finetune import environment
 from tasks.quantize.settings import QuantizeParams
-from tasks.stage import Input, Output, StageError
+from tasks.stage import Input, Output
 
 
 def w8a8(model: Input, corpus: Input, held_out: Input, quantized: Output, metrics: Output, *,
          quantize: QuantizeParams, seed: int, runtime: params.Runtime) -> None:
     """Write the W8A8 directory of `model` and its scores. Raises StageError where a limit of the gate is missed."""
     environment.prepare(runtime, environment.SHORT_SPIN)
-    from tasks.finetune import checkpoint
     from tasks.quantize import compressed, gate, manifest, passages, smooth
 
-    full = checkpoint.load_model(model)
-    tokenizer = checkpoint.load_tokenizer(model, full.config.vocab_size)
-    if quantize.length > full.config.max_position_embeddings:
-        raise StageError(f"quantize.length = {quantize.length} is beyond the model's "
-                         f"{full.config.max_position_embeddings} positions")
-    calibration, text = (
-        passages.windows(source, tokenizer, count, quantize.length, quantize.languages, seed) for source, count in
-        ((documents.shards(corpus), quantize.windows), ([held_out], quantize.gate.windows)))
+    full, tokenizer, calibration, text = passages.prepared(model, corpus, held_out, quantize, seed)
     rounded = copy.deepcopy(full)
     compressed.write_w8a8(smooth.w8a8(rounded, calibration, quantize.scales), quantized)
     tokenizer.save_pretrained(quantized)
     full.generation_config.save_pretrained(quantized)
     manifest.write(quantized)
     scores = gate.compare(full, {"w8a8": rounded}, text)
-    stage.write_json(metrics, {**scores, "bytes": sum(file.stat().st_size for file in sorted(quantized.iterdir())),
-                               "positions": text[:, 1:].numel(),
-                               "limits": {"perplexity_ratio": quantize.gate.max_perplexity_ratio,
-                                          "agreement": quantize.gate.min_agreement}})
-    try:
-        gate.judge(scores["w8a8"], quantize.gate)
-    except StageError as missed:  # it speaks of what the chain makes
-        raise StageError(str(missed).replace("int4", "W8A8")) from None
+    stage.write_json(metrics, gate.report(scores, text, quantized, quantize.gate))
+    gate.judge("W8A8", scores["w8a8"], quantize.gate)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def test_scores_of_a_model_against_itself():
 ])
 def test_the_gate_names_figure_and_limit(scores, said):
     with pytest.raises(StageError, match=said):
-        gate.judge(scores, GATE)
+        gate.judge("int4", scores, GATE)
 
 
 def run(inputs, **changes):
