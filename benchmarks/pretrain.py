@@ -31,7 +31,8 @@ SHAPE = {"base": None, "hidden": 256, "intermediate": 704, "layers": 4, "heads":
          "positions": 512, "rope_theta": 10000.0}
 RUN = {"tokens": 1, "sequence": 256, "batch": 4, "optimizer": "adamw", "matrix_rate": 0.02, "rate": 0.001,
        "momentum": 0.95, "weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "decay": 0.0, "precision": "bf16",
-       "zero_stage": 0, "score_steps": 1000, "score_tokens": 1000, "checkpoint_steps": 1000, "must_beat": []}
+       "zero_stage": 0, "score_steps": 1000, "score_tokens": 1000, "checkpoint_steps": 1000,
+       "watch": {"spike": 12.0, "rollbacks": 2}, "must_beat": []}
 VOCABULARY = 4096
 
 

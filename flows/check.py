@@ -65,9 +65,10 @@ def unowned(values: dict[str, Any], read: set[str]) -> list[str]:
     templates = set(re.findall(r"\$\{\s*(\w+)", Path("dvc.yaml").read_text(encoding="utf-8")))
     known = {name.split(".")[0] for name in read} | templates | SHARED
     lost = [str(name) for name in values if name not in known]
+    links = {name.split(".")[2] for name in read if name.startswith("tracks.")}
     for track, sections in (values.get("tracks") or {}).items():
-        if any(name.startswith(f"tracks.{track}.") for name in read):  # a track that no list names is at rest
-            lost += [f"tracks.{track}.{name}" for name in sections or {} if f"tracks.{track}.{name}" not in read]
+        if any(name.startswith(f"tracks.{track}.") for name in read):  # a track that no list names is at rest,
+            lost += [f"tracks.{track}.{name}" for name in sections or {} if name not in links]  # so is a link of one
     return lost
 
 

@@ -40,6 +40,8 @@ class Runtime(Section):
     slots: int = Field(ge=1, le=512, description="sequences the server decodes together")
     api_key: str | None = Field(description="bearer token the server asks for; null asks for none")
     log_level: str = Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    stall: int = Field(default=900, ge=10, description="seconds without a training step's end that end the process")
+    alert: str | None = Field(default=None, pattern=r"^https?://", description="URL that training's alerts are sent to")
     hostfile: str | None = Field(description="DeepSpeed hostfile for multi-node training; null for this machine")
 
 

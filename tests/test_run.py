@@ -45,8 +45,9 @@ def run(root: Path, *words: str, code: int = 0, cwd: Path | None = None) -> subp
 
 def test_help_lists_the_commands_and_profiles(checkout, tmp_path):
     text = run(checkout, "--help", cwd=tmp_path).stdout
-    for word in ("chat", "serve", "agent", "adapt", "annotate", "why", "diff", "trace", "simulate", "verify", "sign", "sbom",
-                 "push", "pull", "retrain", "rollback", "releases", "schedule", "jobs", "repro", "ui", "doctor", "test"):
+    for word in ("chat", "serve", "agent", "tools", "adapt", "annotate", "judge", "leaderboard", "why", "diff", "trace",
+                 "simulate", "verify", "sign", "sbom", "push", "pull", "retrain", "rollback", "releases", "schedule",
+                 "jobs", "repro", "ui", "doctor", "test"):
         assert f"./run {word}" in text
     assert "--profile" in text
     assert "profiles: tiny" in text
@@ -131,6 +132,16 @@ def test_annotating_what_is_not_made_is_one_line(checkout):
     assert run(checkout, "annotate", "quality", code=1).stderr.startswith("error: no documents yet (data/valued")
     assert "usage: ./run annotate" in run(checkout, "annotate", "colour", code=2).stderr
     assert "as trl's DPO reads it" in run(checkout, "annotate", "--help").stdout
+
+
+def test_help_needs_no_model_no_release_and_no_server(checkout):
+    """What a stranger types first starts nothing and asks for nothing."""
+    install(checkout)
+    for words, told in ((["chat"], "./run chat"), (["serve", "--released"], "--speculate"), (["retrain"], "Unchanged"),
+                        (["releases"], "usage: ./run releases"), (["rollback"], "usage: ./run rollback")):
+        done = run(checkout, *words, "--help")
+        assert told in done.stdout, words
+        assert "Prefect server" not in done.stderr
 
 
 def test_serving_what_is_not_made_is_one_line(checkout):

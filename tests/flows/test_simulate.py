@@ -152,7 +152,7 @@ def test_bad_input_is_one_line(here, capsys, arguments, line):
 
 
 def test_a_profile_that_trains_nothing_is_refused(here, capsys):
-    (here / "none.yaml").write_text("trained: []\nserved: []\npackaged: []\n")
+    (here / "none.yaml").write_text("trained: []\nserved: []\npackaged: !instead {}\n")
     assert simulate.main([str(here / "none.yaml"), "--out", str(here / "out")]) == 2
     assert "trained: []" in capsys.readouterr().err
 
