@@ -21,7 +21,7 @@ RUNTIME = Runtime(threads=1, workers=1, executor="local", device="cpu", host="12
                   log_level="INFO", hostfile=None)
 LORA = LoraParams(rank=8, alpha=32, targets=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"], max_merge_error=1e-3)
 SFT = SftParams(
-    length=700, checked=12, lora=LORA,
+    length=1000, checked=12, lora=LORA,
     conversations=ConversationsParams(facts=10, lookups=4, calls=30, arithmetic=10, recall=20, functions=10,
                                        drills=14, systems=[""]),
     rehearsal=RehearsalParams(passages=6, tokens=20), embeddings="chat",

@@ -163,11 +163,13 @@ def test_what_cannot_be_compared_is_refused_in_one_line(pipeline, ask):
 
 
 def test_classes_of_the_real_chain_come_from_its_code():
-    """Text is exact by its imports; what trains, quantizes or evaluates by torch rounds."""
+    """Text is exact by its imports; what trains, quantizes or evaluates by torch rounds, and the report's intervals
+    by scipy."""
     rounds = {one.name.partition("@")[0] for one in graph.read(ROOT) if rebuild.rounding(ROOT, one)}
-    assert {"classifiers", "pretrain", "sft", "preference", "adopt", "quantize", "export", "evaluate"} <= rounds
+    assert {"classifiers", "pretrain", "sft", "preference", "adopt", "quantize", "export", "evaluate",
+            "report"} <= rounds
     assert not rounds & {"sources", "crawl", "extract", "filter", "dedup", "decontaminate", "mixture", "tokenizer",
-                         "pack", "report"}
+                         "pack"}
 
 
 def test_a_record_forgets_what_no_longer_stands_in_the_lock(tmp_path):
