@@ -33,10 +33,10 @@ class First(LM):
         return [(-float(request.doc["choices"].index(request.args[1].strip())), False) for request in requests]
 
     def loglikelihood_rolling(self, requests):
-        raise NotImplementedError
+        raise AssertionError("a task of choices asks no whole text")
 
     def generate_until(self, requests):
-        raise NotImplementedError
+        raise AssertionError("a task of choices asks no answer")
 
 
 @pytest.fixture

@@ -121,12 +121,18 @@ def test_seconds_are_kept_apart_and_the_checkpoints_are_gone(clean):
     assert list((clean / ".resume/pretrain-t").iterdir()) == []
 
 
-def test_killed_and_run_again_it_ends_in_the_same_bytes(clean, packed, tmp_path):
-    folder = workspace(tmp_path / "killed")
+def with_a_checkpoint(folder, packed):
+    """A run that has just left its first checkpoint."""
     process = start(folder, packed)
     while not list(folder.glob(".resume/pretrain-t/*/step-*[0-9]")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
+    return process
+
+
+def test_killed_and_run_again_it_ends_in_the_same_bytes(clean, packed, tmp_path):
+    folder = workspace(tmp_path / "killed")
+    process = with_a_checkpoint(folder, packed)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -163,10 +169,7 @@ def test_two_ranks_by_the_launcher_learn_the_same(clean, two):
 
 def test_a_rank_that_dies_is_launched_again_and_the_run_ends_in_the_same_bytes(two, packed, tmp_path):
     folder = of_two_ranks(tmp_path / "killed")
-    process = start(folder, packed)
-    while not list(folder.glob(".resume/pretrain-t/*/step-*[0-9]")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.005)
+    process = with_a_checkpoint(folder, packed)
     ranks = [one for one in psutil.Process(process.pid).children(recursive=True) if "--local_rank=1" in one.cmdline()
              or one.environ().get("RANK") == "1"]
     ranks[-1].kill()
