@@ -6,7 +6,8 @@
 Items and checker are the package's own (Patil et al. 2025, BFCL v4), read out of the wheel; its table of models, which
 imports the clients of forty vendors, is replaced by one row. Our engine answers greedily, many prompts at once. In
 `simple_python`, `multiple` and `parallel` a call is asked for (`tool_choice: required`) under the grammar of the
-offered functions' JSON schemas, each string and list bounded. In `irrelevance` no function fits and the model may
+offered functions' JSON schemas, each string and list bounded, and the arguments to what the question says
+(`copied_arguments`; tasks/serve/narrow.py), unless `--free`. In `irrelevance` no function fits and the model may
 answer in text (`auto`): right is what calls nothing. As a model that never calls is right there always, `relevance`
 asks the items of simple_python the same way: right is what calls at all. `dev` is every third item of simple_python,
 whose errors were looked at when the training data were made; `rest` are the others. `own` are questions made as those
@@ -116,8 +117,9 @@ def bounded(tool: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": tool["function"] | {"parameters": schema(tool["function"]["parameters"])}}
 
 
-def asked(lm: Any, rows: list[dict[str, Any]], category: str) -> list[str]:
-    """The model's turn after each item."""
+def asked(lm: Any, rows: list[dict[str, Any]], category: str, free: bool) -> list[str]:
+    """The model's turn after each item, its arguments bounded to what the question says unless `free`."""
+    from tasks.serve.copied import Copied
     from tasks.serve.engine.grammar import tool_grammar
     from tasks.serve.engine.request import Request
     from tasks.serve.engine.sampler import Sampling
@@ -128,8 +130,10 @@ def asked(lm: Any, rows: list[dict[str, Any]], category: str) -> list[str]:
             tool(function) for function in row["function"]]
         prompt = lm.tokenizer.apply_chat_template(row["question"][0], tools=tools, tokenize=False,
                                                   add_generation_prompt=True)
-        grammar = tool_grammar({each["function"]["name"]: each["function"]["parameters"] for each in tools},
-                               required=category not in ("irrelevance", "relevance"), several=category == "parallel")
+        schemas = {each["function"]["name"]: each["function"]["parameters"] for each in tools}
+        how = {"required": category not in ("irrelevance", "relevance"), "several": category == "parallel"}
+        question = "\n".join(turn["content"] for turn in row["question"][0] if turn["role"] == "user")
+        grammar = tool_grammar(schemas, **how) if free else Copied(schemas, question, **how)
         requests.append(Request(tuple(lm.tok_encode(prompt)), TOKENS.get(category, 160), Sampling(temperature=0),
                                 grammar=grammar))
     return [lm.decode(ids) for ids in lm.generate(requests, [""] * len(requests))]
@@ -159,8 +163,8 @@ def parts(category: str, results: list[dict[str, Any]]) -> dict[str, list[dict[s
             "simple_python rest": [r for r in results if not dev(r)]}
 
 
-def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str, threads: int
-             ) -> dict[str, list[dict[str, Any]]]:
+def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str, threads: int,
+             free: bool) -> dict[str, list[dict[str, Any]]]:
     """category -> the judged answers of a model directory."""
     from tasks.evaluate.model import EngineLM
 
@@ -173,7 +177,7 @@ def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str,
                 rows = rows[::3]
             started = time.process_time()
             results[category] = [judged(check, row, text, category)
-                                 for row, text in zip(rows, asked(lm, rows, category), strict=True)]
+                                 for row, text in zip(rows, asked(lm, rows, category, free), strict=True)]
             print(f"{directory} {category}: {sum(r['right'] for r in results[category])}/{len(rows)}, "
                   f"{time.process_time() - started:.0f} CPU s", file=sys.stderr)
     finally:
@@ -188,6 +192,8 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=list(CATEGORIES))
     parser.add_argument("--part", choices=("all", "dev"), default="all", help="dev: every third item")
+    parser.add_argument("--free", action="store_true", help="bound arguments by their schema alone, not also by what "
+                        "the question says (tasks/serve/said.py)")
     parser.add_argument("--answers", type=Path, help="jsonl, a line an item")
     given = parser.parse_args()
     runtime = params.runtime()
@@ -202,7 +208,7 @@ def main() -> None:
     for directory in given.models:
         row = document["models"][str(directory)] = {}
         for category, results in measured(given.wheel, directory, given.categories, given.part,
-                                          runtime.threads).items():
+                                          runtime.threads, given.free).items():
             kept += [{"model": str(directory), "category": category} | result for result in results]
             for name, chosen in parts(category, results).items():
                 if chosen:

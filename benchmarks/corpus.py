@@ -103,13 +103,15 @@ from tasks.pretrain import parallel
 from tasks.pretrain.settings import PretrainParams
 values, runtime = params.load(), params.runtime()
 parallel.environment(runtime)
-from tasks.pretrain import loop, scoring
+from tasks.pretrain import loop, scaling, scoring
 from tasks.tokenizer import shards
+model = params.section(ModelParams, "model", values)
 packed, out = Path("packed/{arm}"), Path("runs/{arm}-{seed}")
 out.mkdir(parents=True)
 loop.run(loop.Job(packed=packed, tokenizer=Path("models/tokenizer"), directory=out / "base", curve=out / "curve.csv",
-    result=out / "result.json", resume=out / "resume", name="{arm}", model=params.section(ModelParams, "model", values),
-    pretrain=params.section(PretrainParams, "tracks.scratch.pretrain", values), seed={seed}, runtime=runtime))
+    result=out / "result.json", resume=out / "resume", name="{arm}", model=model,
+    pretrain=scaling.settle(params.section(PretrainParams, "tracks.scratch.pretrain", values), model,
+                            shards.meta(packed)["vocabulary"]), seed={seed}, runtime=runtime))
 nats = np.array(json.loads((out / "result.json").read_text())["nats"])
 bpb, error = scoring.bits_per_byte(nats, shards.open_stream(packed, "held_out").index[:, 1])
 print(json.dumps({{"bpb": bpb, "stderr": error}}))

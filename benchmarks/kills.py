@@ -1,19 +1,18 @@
 """Claim: however often it is killed, and wherever, the chain ends in the bytes of a run that nothing disturbed.
 
-    python -m benchmarks.kills [--kills 20] [--seed 1]
+    python -m benchmarks.kills [--kills 20] [--seed 1] [--until STAGE]
 
-The tiny profile's whole chain, twice from nothing in two clones of this checkout's commit: once undisturbed by plain
-`dvc repro`, once as the flow, killed with SIGKILL at random moments until it has been killed so often, each time
-started again, then left to end. Each time a random process of the run is the first to die: the flow, DVC, or the stage
-itself. The last line is
-one JSON document. Exit code 1 where a hash differs.
+The tiny profile's chain, whole or up to a stage, twice from nothing in two clones of this checkout's commit: once
+undisturbed by plain `dvc repro`, once as the flow, killed with SIGKILL until it has been killed so often, each time
+started again, then left to end. Each kill waits for none, one or two stages to end and then for a random while, so that
+the kills spread over the chain; a random process of the run is the first to die: the flow, DVC, or the stage itself.
+The last line is one JSON document. Exit code 1 where a hash differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
@@ -60,12 +59,13 @@ def outs(root: Path) -> dict[str, dict[str, str]]:
 class Flow:
     """The flow in a workspace, its stages watched by its own lines."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, until: list[str]):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", sys.executable, "-m", "flows.chain", "--profile", "tiny"],
+            [sys.executable, "-m", "flows.server", sys.executable, "-m", "flows.chain", "--profile", "tiny", *until],
             cwd=root, env=environment(root) | {"PYTHONUNBUFFERED": "1"}, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT)
         self.running: set[str] = set()
+        self.ended = 0
         self.said: list[str] = []
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -76,23 +76,56 @@ class Flow:
             self.said.append(line)
             if found := STARTED.match(line):
                 (self.running.add if found[2] == "started" else self.running.discard)(found[1])
+                self.ended += found[2] == "Completed"
+
+    def last(self, seconds: float, stages: int) -> bool:
+        """Whether the run still goes on `seconds` after `stages` stages have ended and another one has begun."""
+        while self.ended < stages or not self.running:
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.05)
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def die(self, draw: random.Random) -> tuple[list[str], str]:
         """Kill a random process of the run, then the rest: the stages at work, and who was first to die."""
         flow = psutil.Process(self.process.pid)
-        family = [flow] + [one for one in flow.children(recursive=True) if "server" not in one.cmdline()]
-        at_work = sorted(self.running)
-        first = draw.choice(family)
-        name = next((word for word in first.cmdline() if word.startswith(("tasks.", "flows.")) or word.endswith(".py")),
-                    first.name())
+        served = {one.pid for child in flow.children() if "prefect" in child.cmdline()
+                  for one in [child, *child.children(recursive=True)]}
+        family = [flow] + [one for one in flow.children(recursive=True) if one.pid not in served]
+        at_work, first = sorted(self.running), draw.choice(family)
+        try:
+            words = first.cmdline()
+        except psutil.NoSuchProcess:
+            words = ["ended by itself"]
         for one in [first, *family]:
             try:
                 one.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 pass
         self.process.wait()
+        psutil.wait_procs(family, timeout=30)
         self.reader.join(10)
-        return at_work, Path(name).name
+        return at_work, next((word for word in words if word.startswith(("tasks.", "flows.")) or word == "dvc"),
+                             Path(words[0]).name if words else "zombie")
+
+    def end(self) -> None:
+        """Wait for the run's own end; its last lines are the error where it failed."""
+        self.process.wait()
+        self.reader.join(10)
+        if self.process.returncode:
+            sys.exit("".join(self.said[-30:]))
+
+
+def forget(top: Path, root: Path, stage: str) -> None:
+    """Let `stage` have to run again."""
+    shutil.rmtree(top / "killed/.dvc/cache/runs", ignore_errors=True)
+    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    del lock["stages"][stage]
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
 
 
 def main() -> int:
@@ -100,41 +133,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--until", metavar="STAGE", help="as far as this stage (default: the whole chain)")
     given = parser.parse_args()
     draw, top = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="kills-"))
+    until = ["--until", given.until] if given.until else []
     told: list[dict[str, Any]] = []
     try:
-        calm = workspace(top / "calm")
+        calm, root = workspace(top / "calm"), workspace(top / "killed")  # both now: the checkout may move on
         begin = time.monotonic()
-        subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=calm, env=environment(calm), check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", *([given.until] if given.until else [])], cwd=calm,
+                       env=environment(calm), check=True, stdout=subprocess.DEVNULL)
         whole = time.monotonic() - begin
-        wanted, root = outs(calm), workspace(top / "killed")
-        print(f"undisturbed: {len(wanted)} stages in {whole:.0f} s\n{'kill':>4}  {'stages at work':<44} first to die")
+        wanted = outs(calm)
+        print(f"undisturbed: {len(wanted)} stages in {whole:.0f} s\n{'kill':>4}  {'stages at work':<44} first to die",
+              flush=True)
         while len(told) < given.kills:
-            run = Flow(root)
-            while not run.running and run.process.poll() is None:
-                time.sleep(0.1)
-            end = time.monotonic() + draw.uniform(0, 1.6 * whole / given.kills)
-            while time.monotonic() < end and run.process.poll() is None:
-                time.sleep(0.05)
-            if run.process.poll() is not None:  # the chain has come to its end before the last kill: once more, forced
-                if run.process.returncode:
-                    sys.exit("".join(run.said[-30:]))
-                again = draw.choice(sorted(wanted))
-                shutil.rmtree(root / ".dvc/cache/runs", ignore_errors=True)
-                lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
-                del lock["stages"][again]
-                (root / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+            run = Flow(root, until)
+            if not run.last(draw.uniform(0, 1.5 * whole / len(wanted)), draw.randint(0, 2)):
+                run.end()  # the chain came to its end before the last kill: a stage of it once more
+                forget(top, root, draw.choice(sorted(wanted)))
                 continue
             at_work, first = run.die(draw)
             told.append({"stages": at_work, "first": first})
             print(f"{len(told):>4}  {', '.join(at_work):<44} {first}", flush=True)
-        last = Flow(root)
-        last.process.wait()
-        last.reader.join(10)
-        if last.process.returncode:
-            sys.exit("".join(last.said[-30:]))
+        Flow(root, until).end()
         found = outs(root)
         differing = sorted(path for name in wanted for path in wanted[name]
                            if found.get(name, {}).get(path) != wanted[name][path])

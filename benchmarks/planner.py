@@ -160,6 +160,7 @@ def measure(shape: Shape, method: Method, folder: Path, threads: int, steps: int
 
     tune.give_back()
     from tasks.finetune.masking import Example
+    from tasks.finetune.method import prepared
     from tasks.finetune.settings import LoraParams, TrainingParams
     from tasks.finetune.training import train
 
@@ -172,7 +173,7 @@ def measure(shape: Shape, method: Method, folder: Path, threads: int, steps: int
     training = TrainingParams(epochs=1, batch=method.batch, drill_batch=1, matrix_rate=0.001, learning_rate=0.001,
                               warmup=0.0, clip=1.0, precision="fp32" if method.precision == "fp32" else "bf16",
                               keep_every=1000)
-    ready = tune.prepared(folder, method.kind, lora, method.checkpointing, 0)
+    ready = prepared(folder, method.kind, lora, [], method.checkpointing, 0)
     started, marks = time.process_time(), []
     for _ in train(ready, examples, training, 0, 0, folder / "resume"):
         marks.append(time.perf_counter())

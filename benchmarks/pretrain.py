@@ -1,15 +1,19 @@
-"""Claim: training through DeepSpeed as this chain does it is no slower than a plain PyTorch loop, and faster than
-transformers' Trainer, on the same model, tokens, precision, threads and optimizer (torch's AdamW).
+"""Claim: training as the stage does it (tasks/pretrain) makes 1.3 times the tokens a second of a plain PyTorch loop and
+of transformers' Trainer, on the same model, tokens, precision, threads and optimizer, or more.
 
-    python -m benchmarks.pretrain [ROUNDS]
+    python -m benchmarks.pretrain [ROUNDS] [--steps N] [--threads N]
+    python -m benchmarks.pretrain --quality SECONDS     held-out bits per byte at equal time (pretrain_quality.py)
 
 Each round runs every contender in a process of its own, in turn, so that a busy machine hurts all alike. Shown are
-medians over rounds; ratios are within a round. `catena` trains as the stage does (kept memory, attention by plain
-products); `catena, Muon` adds what the default optimizer costs.
+medians over rounds; ratios are within a round, of tokens a CPU second, to the peer with the same optimizer. The model
+and the batch are the default's (params.yaml). `catena` is the stage's engine, loss and optimizers; `plain` is what one
+writes first (stock model, autocast, torch's fused AdamW, torch's Muon); `Trainer` has its defaults. The GEMM ceiling is
+measured in catena's own process: bf16 and fp32 products of the model's shapes and of a large square.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -19,35 +23,35 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tasks import params
 from tasks.model import ModelParams
-from tasks.pretrain import parallel
+from tasks.pretrain import parallel, scaling
 from tasks.pretrain.settings import PretrainParams
 
-STEPS, WARM = 30, 5
-CONTENDERS = ("catena", "catena, Muon", "plain loop", "transformers Trainer")
-SHAPE = {"base": None, "hidden": 256, "intermediate": 704, "layers": 4, "heads": 4, "kv_heads": 2, "head_dim": 64,
-         "positions": 512, "rope_theta": 10000.0}
-RUN = {"tokens": 1, "sequence": 256, "batch": 4, "optimizer": "adamw", "matrix_rate": 0.02, "rate": 0.001,
-       "momentum": 0.95, "weight_decay": 0.0, "clip": 1.0, "warmup": 0.0, "decay": 0.0, "precision": "bf16",
-       "zero_stage": 0, "score_steps": 1000, "score_tokens": 1000, "checkpoint_steps": 1000,
-       "watch": {"spike": 12.0, "rollbacks": 2}, "must_beat": []}
-VOCABULARY = 4096
+WARM, VOCABULARY = 3, 4096
+CONTENDERS = [f"{name}, {optimizer}" for optimizer in ("adamw", "muon") for name in ("catena", "plain", "Trainer")]
+LARGE = (2048, 2048, 2048)
 
 
-def measure(name: str, home: Path) -> dict[str, float]:
-    """Tokens a second and a CPU second of one contender, in this process, over STEPS steps after WARM."""
-    runtime = params.runtime()
+def measure(name: str, steps: int, threads: int, home: Path) -> dict[str, float]:
+    """Tokens a second and a CPU second of one contender, in this process, over `steps` steps after WARM."""
+    runtime = params.runtime().model_copy(update={"threads": threads, "device": "cpu", "hostfile": None})
     parallel.environment(runtime)
     import torch
 
-    torch.set_num_threads(runtime.threads)
-    seconds = {"catena": catena, "catena, Muon": catena, "plain loop": plain, "transformers Trainer": trainer}[name](
-        PretrainParams(**RUN | {"optimizer": "muon" if "Muon" in name else "adamw"}), ModelParams(**SHAPE),
-        runtime, home)
-    tokens = STEPS * RUN["batch"] * RUN["sequence"]
-    return {"tokens_per_second": tokens / seconds[0], "tokens_per_cpu_second": tokens / seconds[1]}
+    torch.set_num_threads(threads)
+    values, (who, optimizer) = params.load(), name.split(", ")
+    shape = params.section(ModelParams, "model", values)
+    settings = scaling.settle(params.section(PretrainParams, "tracks.scratch.pretrain", values), shape, VOCABULARY)
+    settings = settings.model_copy(update={"optimizer": optimizer, "rate": 0.001, "zero_stage": 0})
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randint(VOCABULARY, (steps + WARM, settings.batch, settings.sequence + 1), generator=draw)
+    run = {"catena": catena, "plain": plain, "Trainer": trainer}[who]
+    found = run(settings, shape, runtime, rows, home)
+    tokens = steps * settings.batch * settings.sequence
+    return found | {"tokens_per_second": tokens / found.pop("wall"), "tokens_per_cpu_second": tokens / found.pop("cpu")}
 
 
 def clock() -> tuple[float, float]:
@@ -55,30 +59,21 @@ def clock() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def between(begun: tuple[float, float]) -> tuple[float, float]:
-    """(wall, CPU) seconds since `begun`."""
-    return tuple(now - then for now, then in zip(clock(), begun))
+def since(begun: tuple[float, float]) -> dict[str, float]:
+    """Wall and CPU seconds since `begun`."""
+    return dict(zip(("wall", "cpu"), (now - then for now, then in zip(clock(), begun))))
 
 
-def numbers(batch: int, sequence: int):
-    """int64 [steps, batch, sequence + 1]: the same made-up tokens for all; their content does not change the work."""
-    import torch
-
-    draw = torch.Generator().manual_seed(0)
-    return torch.randint(VOCABULARY, (STEPS + WARM, batch, sequence + 1), generator=draw)
-
-
-def catena(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime, home: Path) -> tuple[float, float]:
-    """The stage's own engine, optimizer, attention and step."""
-    from torch import nn
-
+def catena(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime, data: Any, home: Path
+           ) -> dict[str, float]:
+    """The stage's own engine, optimizer, attention and loss; then the products' ceiling."""
     from tasks import memory
-    from tasks.pretrain import model as models, optimizer
+    from tasks.pretrain import fused, model as models, optimizer
 
     memory.keep_freed()
     model = models.scratch(shape, VOCABULARY, 0).train()
     models.use_products(model)
-    data = numbers(settings.batch, settings.sequence)
+    fused.install(model)
     with parallel.ranks(runtime):
         engine = parallel.engine(model, optimizer.MuonAdamW(optimizer.groups(model, settings), settings.momentum),
                                  parallel.config(settings.batch, 1, settings.clip, settings.precision, 0))
@@ -87,35 +82,75 @@ def catena(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime
                 begun = clock()
             for group in engine.optimizer.param_groups:
                 group["lr"] = group["peak"]
-            logits = engine(input_ids=rows[:, :-1], use_cache=False).logits
-            engine.backward(nn.functional.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten()))
+            engine.backward(fused.loss(engine, {"input_ids": rows[:, :-1]}, rows[:, 1:]))
             engine.step()
-        return between(begun)
+        found = since(begun)
+    rows = settings.batch * settings.sequence
+    found["flops_per_token"] = models.flops_per_token(model, settings.sequence)
+    return found | ceiling([(rows, shape.hidden, 2 * shape.intermediate), (rows, shape.hidden, VOCABULARY)])
 
 
-def plain(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime, home: Path) -> tuple[float, float]:
-    """What one writes first: the stock model, autocast, torch's fused AdamW."""
+def ceiling(shapes: list[tuple[int, int, int]]) -> dict[str, float]:
+    """FLOP a CPU second of products [m, k] @ [k, n], bf16 and fp32: the best of the model's own `shapes`, and LARGE."""
+    import torch
+
+    found = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        for name, several in (("own", shapes), ("large", [LARGE])):
+            best = 0.0
+            for m, k, n in several:
+                a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype).T
+                a @ b
+                times = max(1, int(2e10 / (2 * m * k * n)))
+                for _ in range(3):
+                    begun = time.process_time()
+                    for _ in range(times):
+                        a @ b
+                    best = max(best, times * 2 * m * k * n / (time.process_time() - begun))
+            found[f"ceiling_{str(dtype).split('.')[1]}_{name}"] = best
+    return found
+
+
+def steppers(model: Any, settings: PretrainParams) -> list[Any]:
+    """torch's optimizers for `model`: fused AdamW, and its Muon for the matrices."""
+    import torch
+
+    from tasks.pretrain import optimizer
+
+    if settings.optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), lr=settings.rate, fused=True)]
+    matrices, others = (group["params"] for group in optimizer.groups(model, settings))
+    return [torch.optim.Muon(matrices, lr=settings.matrix_rate, momentum=settings.momentum, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=settings.rate, fused=True)]
+
+
+def plain(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime, data: Any, home: Path
+          ) -> dict[str, float]:
+    """What one writes first: the stock model, autocast, torch's optimizers."""
     import torch
     from torch import nn
 
     from tasks.pretrain import model as models
 
     model = models.scratch(shape, VOCABULARY, 0).train()
-    stepper = torch.optim.AdamW(model.parameters(), lr=settings.rate, fused=True)
-    for step, rows in enumerate(numbers(settings.batch, settings.sequence)):
+    several = steppers(model, settings)
+    for step, rows in enumerate(data):
         if step == WARM:
             begun = clock()
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=rows[:, :-1], use_cache=False).logits
         nn.functional.cross_entropy(logits.flatten(0, 1).float(), rows[:, 1:].flatten()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        stepper.step()
-        stepper.zero_grad()
-    return between(begun)
+        for stepper in several:
+            stepper.step()
+            stepper.zero_grad()
+    return since(begun)
 
 
-def trainer(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime, home: Path) -> tuple[float, float]:
-    """transformers' Trainer with its defaults but for the optimizer's rate, bf16 and the number of steps."""
+def trainer(settings: PretrainParams, shape: ModelParams, runtime: params.Runtime, data: Any, home: Path
+            ) -> dict[str, float]:
+    """transformers' Trainer with its defaults but for the optimizer, bf16 and the number of steps."""
+    import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from tasks.pretrain import model as models
@@ -127,41 +162,86 @@ def trainer(settings: PretrainParams, shape: ModelParams, runtime: params.Runtim
             if state.global_step == WARM:
                 begun.append(clock())
 
-    rows = numbers(settings.batch, settings.sequence)[:, :, :-1].flatten(0, 1)
-    data = [{"input_ids": row, "labels": row} for row in rows]
+    class Both(torch.optim.Optimizer):
+        """Two optimizers as the one that Trainer takes."""
+
+        def __init__(self, several: list[Any]):
+            self.several = several
+            super().__init__([group for one in several for group in one.param_groups], {})
+
+        def step(self, closure: None = None) -> None:
+            for one in self.several:
+                one.step()
+
+    model = models.scratch(shape, VOCABULARY, 0)
+    given = {}
+    if settings.optimizer == "muon":
+        both = Both(steppers(model, settings))
+        given["optimizers"] = (both, torch.optim.lr_scheduler.LambdaLR(both, lambda step: 1.0))
+    rows = data[:, :, :-1].flatten(0, 1)
     arguments = TrainingArguments(
-        output_dir=str(home), per_device_train_batch_size=settings.batch, max_steps=STEPS + WARM, bf16=True,
+        output_dir=str(home), per_device_train_batch_size=settings.batch, max_steps=len(data), bf16=True,
         learning_rate=settings.rate, use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
         disable_tqdm=True)
-    Trainer(models.scratch(shape, VOCABULARY, 0), arguments, train_dataset=data, callbacks=[Stopwatch()]).train()
-    return between(begun[0])
+    Trainer(model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+            callbacks=[Stopwatch()], **given).train()
+    return since(begun[0])
 
 
 def main() -> None:
     """Run all contenders in turn, print the table, end with one JSON line."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rounds", nargs="?", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=30, help="timed, of each contender")
+    parser.add_argument("--threads", type=int, default=params.runtime().threads)
+    parser.add_argument("--quality", type=float, metavar="SECONDS", help="of wall clock for each way of training")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one[0], given.steps, given.threads, Path(given.one[1]))))
+    elif given.quality:
+        from benchmarks import pretrain_quality
+
+        pretrain_quality.compare(given.quality)
+    else:
+        compare(given.rounds, given.steps, given.threads)
+
+
+def compare(rounds: int, steps: int, threads: int) -> None:
+    """The table, and its JSON."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name in CONTENDERS:
+            print(f"round {number + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as home:
-                said = subprocess.run([sys.executable, "-m", "benchmarks.pretrain", "--one", name, home], check=True,
-                                      text=True, stdout=subprocess.PIPE, env=os.environ).stdout
+                said = subprocess.run(
+                    [sys.executable, "-m", "benchmarks.pretrain", "--one", name, home, "--steps", str(steps),
+                     "--threads", str(threads)], check=True, text=True, stdout=subprocess.PIPE, env=os.environ).stdout
             found[name].append(json.loads(said.splitlines()[-1]))
-    result = {"machine": platform.processor() or platform.machine(), "threads": params.runtime().threads,
-              "rounds": rounds, "contenders": {}}
-    print(f"{'':22}{'tokens/s':>10}{'tokens/CPU s':>14}{'to plain loop':>15}")
+    result: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "threads": threads,
+                              "rounds": rounds, "steps": steps, "contenders": {}}
+    print(f"{'':18}{'tokens/s':>10}{'tokens/CPU s':>14}{'catena is':>11}{'from':>7}{'to':>6}")
     for name, runs in found.items():
-        row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        row["ratio_to_plain_loop"] = statistics.median(
-            run["tokens_per_second"] / other["tokens_per_second"] for run, other in zip(runs, found["plain loop"]))
+        ours = found[f"catena, {name.split(', ')[1]}"]
+        ratios = sorted(one["tokens_per_cpu_second"] / other["tokens_per_cpu_second"] for one, other in zip(ours, runs))
+        row = {key: statistics.median(run[key] for run in runs)
+               for key in ("tokens_per_second", "tokens_per_cpu_second")}
+        row |= {"times": statistics.median(ratios), "times_least": ratios[0], "times_most": ratios[-1]}
         result["contenders"][name] = {key: round(value, 3) for key, value in row.items()}
-        print(f"{name:22}{row['tokens_per_second']:10.0f}{row['tokens_per_cpu_second']:14.0f}"
-              f"{row['ratio_to_plain_loop']:15.2f}")
+        print(f"{name:18}{row['tokens_per_second']:10.0f}{row['tokens_per_cpu_second']:14.0f}{row['times']:11.2f}"
+              f"{ratios[0]:7.2f}{ratios[-1]:6.2f}")
+    for optimizer in ("adamw", "muon"):
+        runs = found[f"catena, {optimizer}"]
+        for key in (key for key in runs[0] if key.startswith("ceiling")):
+            reached = statistics.median(
+                run["tokens_per_cpu_second"] * run["flops_per_token"] / run[key] for run in runs)
+            rate = statistics.median(run[key] for run in runs) / 1e9
+            result[f"{optimizer}_of_{key}"] = round(reached, 3)
+            if optimizer == "adamw":
+                result[key] = round(rate, 1)
+            print(f"{optimizer}: {reached:.1%} of {key} ({rate:.0f} GFLOP a CPU second)")
     print(json.dumps(result, sort_keys=True))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(measure(sys.argv[2], Path(sys.argv[3]))))
-    else:
-        main()
+    main()

@@ -1,7 +1,7 @@
 """The chain as a Prefect flow: one task run a stage of dvc.yaml, DVC the only cache.
 
     ./run                                                      (or, by hand)
-    python -m flows.server python -m flows.chain [--profile NAME]
+    python -m flows.server python -m flows.chain [--profile NAME] [--until STAGE]
 
 Prefect owns order, side-by-side runs, logs and the UI; DVC decides what is stale and keeps what was made. A run
 holds a lock on its workspace for its life: a second run waits, and the next one closes a killed one as Crashed.
@@ -37,6 +37,7 @@ from prefect.utilities.annotations import allow_failure
 
 from flows import artifacts, graph, lineage, lock, machine
 from flows.console import Console
+from flows.progress import Progress
 from flows.stage_run import Outcome, kill_all, run_stage
 from tasks import stage as stage_process
 from tasks.params import ParamsError
@@ -62,7 +63,7 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console, 
     elif fate != "run":
         outcome = Outcome("Skipped", f"not run: {fate} did not end well", 0.0, 0)
     else:
-        due = throttle(PROGRESS_EVERY)
+        due, bar = throttle(PROGRESS_EVERY), Progress(name)
 
         def say(text: str, passing: bool) -> None:
             (console.progress if passing else console.line)(text, name)
@@ -70,6 +71,8 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console, 
                 alarm(name, text.removeprefix(ALARM))
             if not passing or due():
                 log.info("%s", text)
+                if passing:
+                    bar.look(text)
 
         if shared:
             console.line(f"waits for one of the {SLOTS}", name)
@@ -77,6 +80,7 @@ def run_one(name: str, workspace: str, fate: str, count: str, console: Console, 
             console.line("started", name)
             outcome = run_stage(name, Path(workspace), say)
         if outcome.name == "Completed":
+            bar.end(outcome.message)
             written = (Path(workspace) / "dvc.lock").read_text(encoding="utf-8")
             stage_process.write_timing(f"stage-{name}", {
                 "seconds": round(outcome.seconds, 2), "peak_mib": outcome.peak_mib,
@@ -105,6 +109,8 @@ def chain(workspace: str, profile: str, commit: str, until: str | None = None) -
     each stage, whatever its end."""
     try:
         every = graph.read(Path(workspace))
+        if until and until not in {stage.name for stage in every}:
+            return Failed(message=f"--until {until}: no such stage (known: {', '.join(one.name for one in every)})")
         wanted = graph.ancestors(every, until) if until else {stage.name for stage in every}
         stages = [stage for stage in every if stage.name in wanted]
         dirty = stale(Path(workspace)) & wanted
@@ -256,7 +262,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./run", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="default", help="the name that this run bears in the UI")
-    profile = parser.parse_args().profile
+    parser.add_argument("--until", metavar="STAGE", help="run only this stage and those above it")
+    given = parser.parse_args()
     if not os.environ.get("PREFECT_API_URL"):
         print("error: no Prefect server: use ./run, or python -m flows.server python -m flows.chain", file=sys.stderr)
         return 2
@@ -265,7 +272,7 @@ def main() -> int:
         with turn(workspace) as tag:
             print(f"watch: {ui}/runs", flush=True)
             with tags(tag):
-                state = chain(str(workspace), profile, commit_of(workspace), return_state=True)
+                state = chain(str(workspace), given.profile, commit_of(workspace), given.until, return_state=True)
     except KeyboardInterrupt:
         kill_all()
         print("\nstopped; ./run goes on from here", file=sys.stderr)

@@ -62,10 +62,12 @@ def bound(stage: graph.Stage) -> set[str]:
 
 def unowned(values: dict[str, Any], read: set[str]) -> list[str]:
     """Dotted sections of params.yaml that neither a stage reads nor dvc.yaml's templates name."""
-    templates = set(re.findall(r"\$\{\s*(\w+)", Path("dvc.yaml").read_text(encoding="utf-8")))
+    written = Path("dvc.yaml").read_text(encoding="utf-8")
+    templates = set(re.findall(r"\$\{\s*(\w+)", written))
     known = {name.split(".")[0] for name in read} | templates | SHARED
     lost = [str(name) for name in values if name not in known]
     links = {name.split(".")[2] for name in read if name.startswith("tracks.")}
+    links |= set(re.findall(r"tracks\.\$\{\w+\}\.(\w+)", written))  # of stages over an empty list too
     for track, sections in (values.get("tracks") or {}).items():
         if any(name.startswith(f"tracks.{track}.") for name in read):  # a track that no list names is at rest,
             lost += [f"tracks.{track}.{name}" for name in sections or {} if name not in links]  # so is a link of one

@@ -23,7 +23,7 @@ LARGE = 0.2     # a gap of the pass rate above which more than adapters may be m
 LOST = 0.1      # pass rate that rounding to 4 bits may cost, as far as the trial can tell
 SMOKE = 3       # questions of the smoke test
 CODE = ("flows/way.py", "flows/taskset.py", "flows/trial.py", "flows/making.py", "tasks/finetune/tune.py",
-        "tasks/finetune/training.py",
+        "tasks/finetune/training.py", "tasks/finetune/method.py", "tasks/finetune/lora.py", "tasks/finetune/packing.py",
         "tasks/quantize/awq.py", "tasks/pretrain/planner.py", "tasks/pretrain/footprint.py")
 
 
@@ -83,13 +83,17 @@ def difference(one: list[trial.Outcome], other: list[trial.Outcome]) -> statisti
 
 
 def choose(way: Way, places: dict[str, Path]) -> Node:
-    """The candidate to go on with: the best; among those that the items cannot tell from it, the smallest that some
-    method can tune within the budget (one that needs no tuning is always within it)."""
+    """The candidate to go on with: the best, with its tools or without; among those that the items cannot tell from
+    it, the smallest that some method can tune within the budget (one that needs no tuning is always within it)."""
     given = way.given
     tools = given.metric == "call"  # without its tools a call cannot be asked for
 
     def make() -> Node:
-        outcomes = {name: way.asked(place, False, tools, name) for name, place in places.items()}
+        bare = {name: way.asked(place, False, tools, name) for name, place in places.items()}
+        outcomes, using = bare, {}
+        if given.tools and not tools and len(places) > 1:
+            using = {name: way.asked(place, False, True, f"{name}, with tools") for name, place in places.items()}
+            outcomes = {name: max(found, using[name], key=lambda one: rate(one).value) for name, found in bare.items()}
         rates = {name: rate(found).as_dict() for name, found in outcomes.items()}
         best = max(rates, key=lambda name: rates[name]["value"])
         sizes = {name: Shape.read(place).parameters for name, place in places.items()}
@@ -104,7 +108,7 @@ def choose(way: Way, places: dict[str, Path]) -> Node:
         leader = max(able, key=lambda name: rates[name]["value"])
         equal = [name for name in able if difference(outcomes[leader], outcomes[name]).low <= 0]
         name = min(equal, key=lambda one: sizes[one])
-        reason = f"scores {rates[name]['value']:.3f}"
+        reason = f"scores {rates[name]['value']:.3f}" + (" with its tools" if outcomes[name] is not bare[name] else "")
         if name != leader:
             reason += f", not told apart from {leader} ({rates[leader]['value']:.3f}) by these items, and is smaller"
         if best not in able:
@@ -112,7 +116,9 @@ def choose(way: Way, places: dict[str, Path]) -> Node:
             reason += (f"; {best} scores {rates[best]['value']:.3f} but no method tunes it within the budget (least "
                        f"time {quickest.seconds / 60:.1f} minutes, least memory "
                        f"{planner.size(min(p.peak for p in plans[best]))})")
-        return {"choice": name, "reason": reason, "numbers": {**rates, "weights": sizes, "tools": tools}}
+        return {"choice": name, "reason": reason, "numbers": {
+            **{one: rate(found).as_dict() for one, found in bare.items()}, "weights": sizes, "tools": tools,
+            **({"with tools": {one: rate(found).as_dict()["value"] for one, found in using.items()}} if using else {})}}
 
     return way.record.node("candidate", {
         "models": {name: digest(place) for name, place in places.items()}, "items": questions(given, False),

@@ -10,16 +10,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import os
 import platform
-import shlex
-import shutil
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from kernels.compiler import CompilerMissing, compiler, run  # noqa: F401, whoever loads the library catches it
 
 KERNELS = Path(__file__).resolve().parent
 CACHE = KERNELS.parent / ".runtime" / "kernels"
@@ -30,27 +27,10 @@ X86 = {"avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx5
        "avx2": ("-mavx2", "-mfma", "-mf16c")}
 
 
-class CompilerMissing(RuntimeError):
-    """No C++ compiler can build the kernels here; the message is one line with the remedy."""
-
-
-def compiler() -> list[str]:
-    """The compiler's command: $CXX, else g++ or clang++ on PATH, else `ziglang`. Raises CompilerMissing."""
-    if given := shlex.split(os.environ.get("CXX", "")):
-        if shutil.which(given[0]):
-            return given
-        raise CompilerMissing(f"CXX={given[0]} is not on PATH: unset it or install that compiler")
-    for name in ("g++", "clang++"):
-        if shutil.which(name):
-            return [name]
-    if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "c++"]
-    raise CompilerMissing("no C++ compiler: install g++, or `pip install ziglang`, or set CXX")
-
-
 def sources() -> list[Path]:
     """Every file the library is made of, in a fixed order."""
-    return sorted(path for path in KERNELS.rglob("*") if path.suffix in (".h", ".cpp"))
+    files = (path for path in KERNELS.rglob("*") if path.suffix in (".h", ".cpp"))
+    return sorted(path for path in files if path.parent.name != "training")  # a library of its own
 
 
 def units() -> dict[str, tuple[str, ...]]:
@@ -81,14 +61,6 @@ def build() -> Path:
         run([*command, "-shared", "-pthread", *map(str, made.values()), "-o", str(whole)])
         whole.rename(final)
     return final
-
-
-def run(line: list[str]) -> None:
-    """Run one compiler command. Raises CompilerMissing with its first lines where it fails."""
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[:600]
-        raise CompilerMissing(f"{line[0]} cannot build the kernels ({said}): set CXX to a C++17 compiler")
 
 
 @functools.cache

@@ -6,7 +6,7 @@ A stage module declares one function and ends in `stage.run(function)`. Its sign
 
 `python -m tasks.data.dedup data/filtered data/deduped metrics/dedup.json` then binds the positional paths in
 order and the keyword parameters to the params.yaml sections of the same names; `--track NAME` binds them to
-`tracks.NAME.<section>` where that exists. Outputs are written to a hidden sibling and renamed when the function
+`tracks.NAME.<section>`, or `phases.NAME.<section>` for a length phase's name, where that exists. Outputs are written to a hidden sibling and renamed when the function
 has returned. Exit codes: 0 done and checked, 1 the stage failed, 2 bad params or arguments.
 """
 
@@ -76,18 +76,20 @@ def bind(function: Callable[..., None], argv: list[str] | None) -> tuple[dict[st
     roles = {n: hints[n].__metadata__[0] for n in names if typing.get_origin(hints[n]) is Annotated}
     for name, role in roles.items():
         parser.add_argument(name, type=Path, help=role)
-    parser.add_argument("--track", help="read the sections from tracks.TRACK in params.yaml where they are there")
+    parser.add_argument("--track", help="read the sections from tracks.TRACK (or phases.TRACK) in params.yaml where "
+                                        "they are there")
     given = vars(parser.parse_args(argv))
     values = params.load()
     track = given.pop("track")
-    if track is not None and track not in values.get("tracks", {}):
-        raise params.ParamsError(f"--track {track}: no such track (known: {', '.join(values.get('tracks', {}))})")
+    homes = {name: home for home in ("phases", "tracks") for name in values.get(home, {})}
+    if track is not None and track not in homes:
+        raise params.ParamsError(f"--track {track}: no such track (known: {', '.join(homes)})")
     sections = {}
     for name in names:
         if name in roles:
             continue
-        own = track is not None and name in (values["tracks"][track] or {})
-        sections[name] = params.section(hints[name], f"tracks.{track}.{name}" if own else name, values)
+        own = track is not None and name in (values[homes[track]][track] or {})
+        sections[name] = params.section(hints[name], f"{homes[track]}.{track}.{name}" if own else name, values)
     return {name: (roles[name], given[name]) for name in roles}, sections
 
 

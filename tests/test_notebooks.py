@@ -37,5 +37,5 @@ def test_without_metrics_it_names_what_makes_them(path, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("models: {}\n")
     monkeypatch.chdir(tmp_path)
     first = next(cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
-    with pytest.raises(StageError, match=r"(metrics|examples)/\S+ is not there: ./run (adapt )?makes"):
+    with pytest.raises(StageError, match=r"(metrics|examples|benchmarks)/\S+ is not there: \S+ (\S+ )*makes"):
         exec(first.source, {})

@@ -46,8 +46,8 @@ def run(root: Path, *words: str, code: int = 0, cwd: Path | None = None) -> subp
 def test_help_lists_the_commands_and_profiles(checkout, tmp_path):
     text = run(checkout, "--help", cwd=tmp_path).stdout
     for word in ("chat", "serve", "agent", "tools", "adapt", "annotate", "judge", "leaderboard", "why", "diff", "trace",
-                 "simulate", "verify", "sign", "sbom", "push", "pull", "retrain", "rollback", "releases", "schedule",
-                 "jobs", "repro", "ui", "doctor", "test"):
+                 "size", "simulate", "sweep", "verify", "sign", "sbom", "push", "pull", "retrain", "rollback", "releases",
+                 "schedule", "jobs", "repro", "tensorboard", "ui", "doctor", "test"):
         assert f"./run {word}" in text
     assert "--profile" in text
     assert "profiles: tiny" in text

@@ -22,6 +22,7 @@ from flows.scale.units import picture, units
 from tasks import params
 from tasks.model import ModelParams
 from tasks.params import ParamsError
+from tasks.pretrain import scaling
 from tasks.pretrain.settings import PretrainParams
 
 DAY, HOUR = 86400.0, 3600.0
@@ -42,15 +43,11 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Weights, as metrics/pretrain counts them."""
-        one = self.model
-        attention = 2 * one.hidden * one.head_dim * (one.heads + one.kv_heads)
-        layer = attention + 3 * one.hidden * one.intermediate + 2 * one.hidden
-        return self.vocabulary * one.hidden + one.layers * layer + one.hidden
+        return scaling.weights(self.model, self.vocabulary)
 
     def flops(self, sequence: int) -> int:
         """Floating-point operations of training on a token: tasks/pretrain/model.py's count (PaLM, appendix B)."""
-        one = self.model
-        return 6 * self.parameters + 12 * one.layers * one.heads * one.head_dim * sequence
+        return scaling.flops(self.model, self.vocabulary, sequence)
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,7 @@ def plan(chain: list[graph.Stage], values: Mapping[str, Any], found: Mapping[str
     [track] = values["trained"]
     pretrain = params.section(PretrainParams, f"tracks.{track}.pretrain", dict(values))
     shape = Shape(params.section(ModelParams, "model", dict(values)), int(values["tokenizer"]["vocab"]))
+    pretrain = scaling.settle(pretrain, shape.model, shape.vocabulary)
     sample = values["tokenizer"]["sample_characters"] / 1e6
     maker = Maker(found, assumed, pretrain, shape, sample)
     return Plan([maker.work(stage) for stage in chain], maker.pools(), shape, pretrain, maker.tokens_per_second,

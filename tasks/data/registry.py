@@ -215,11 +215,23 @@ class LocalPackage(params.Section):
     sha256: str | None = Field(None, pattern=SHA256, description="of the files taken (fetch.tree)")
 
 
+class HubPackage(params.Section):
+    """A model repository of a hub, at one commit."""
+
+    name: str = NAME
+    kind: Literal["huggingface", "modelscope"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name on the hub")
+    revision: str = Field(pattern="^[0-9a-f]{40}$", description="a commit: a branch or tag may move")
+    take: list[str] = Field(["*.json", "*.safetensors", "*.model", "*.jinja", "*LICENSE*"], min_length=1)
+    licence: str
+    sha256: str | None = Field(None, pattern=SHA256, description="of the files taken (fetch.tree)")
+
+
 AnyRecords = JsonlCorpus | ParquetCorpus | HuggingFaceCorpus
 AnyFolder = PypiCorpus | NpmCorpus | PydocCorpus | LocalCorpus
 AnyCorpus = Annotated[AnyFolder | SeedCorpus | WarcCorpus | AnyRecords | CommonCrawlCorpus,
                       Field(discriminator="kind")]
-AnyPackage = Annotated[PypiPackage | NpmPackage | LocalPackage, Field(discriminator="kind")]
+AnyPackage = Annotated[PypiPackage | NpmPackage | LocalPackage | HubPackage, Field(discriminator="kind")]
 
 
 class SourcesParams(params.Section):

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import progress, stage
-from tasks.data import archive, commoncrawl, fetch, folders, records, warc
+from tasks.data import archive, commoncrawl, fetch, folders, hubs, records, warc
 from tasks.data.registry import (
-    AnyCorpus, AnyPackage, AnyRecords, CommonCrawlCorpus, Corpus, LocalCorpus, LocalPackage, SeedCorpus, SourcesParams,
+    AnyCorpus, AnyPackage, AnyRecords, CommonCrawlCorpus, Corpus, HubPackage, LocalCorpus, LocalPackage, SeedCorpus, SourcesParams,
     WarcCorpus,
 )
 from tasks.stage import Output, StageError
@@ -40,6 +40,9 @@ def sources(sources_out: Output, packages: Output, metrics: Output, *, sources: 
         table[corpus.name] = unpack(corpus, sources_out / corpus.name, sources.shard)
     for package in sources.packages:
         folder = packages / package.name
+        if isinstance(package, HubPackage):
+            table[package.name] = finish(package, folder, folder, {}, hubs.take(package, folder))
+            continue
         row = {"sha256": folders.checksum(package)} if isinstance(package, LocalPackage) else {}
         for path, data in folders.files(package, folder):
             archive.write(folder, path.rpartition("/")[2], data)

@@ -345,22 +345,22 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 def told(name: str, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line an item: what was asked, what the model answered and what would have been right."""
     lines = []
-    for sample in samples:
-        item, line = sample["doc"], {"task": name, "id": sample["doc"]["id"]}
+    for asked in samples:
+        item, line = asked["doc"], {"task": name, "id": asked["doc"]["id"]}
         line |= {key: item[key] for key in ("document", "language") if item.get(key)}
         line |= {key: item[key] for key in ("length", "place") if key in item}
-        line |= {key: sample[key] for key in ("cut", "reason") if sample.get(key)}
+        line |= {key: asked[key] for key in ("cut", "reason") if asked.get(key)}
         if name == "held_out":
-            nats, size = sample["bits_per_byte"]
+            nats, size = asked["bits_per_byte"]
             line |= {"prompt": item["text"], "answer": round(nats, 4), "bytes": size}
         elif "choices" in item:
-            values = [round(response[0], 4) for response in sample["filtered_resps"]]
+            values = [round(response[0], 4) for response in asked["filtered_resps"]]
             line |= {"prompt": item["prompt"], "choices": item["choices"], "target": item["gold"],
                      "answer": values.index(max(values)), "scores": values,
-                     "right": int(sample["acc"] if "acc" in sample else sample["acc_norm"])}
+                     "right": int(asked["acc"] if "acc" in asked else asked["acc_norm"])}
         else:
-            line |= {"prompt": item["prompt"], "answer": sample["filtered_resps"][0], "target": item["target"],
-                     "right": int(sample.get("passed", sample.get("exact_match")))}
+            line |= {"prompt": item["prompt"], "answer": asked["filtered_resps"][0], "target": item["target"],
+                     "right": int(asked.get("passed", asked.get("exact_match")))}
         lines.append(line)
     return lines
 

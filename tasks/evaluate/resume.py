@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from tasks.stage import StageError
+from tasks.evaluate import kept
 
 FOLDER = Path(".resume/evaluate")
 PARTITION = 256     # requests whose answers a killed run may lose
@@ -63,7 +62,8 @@ class ResumedLM(LM):
         self.lm, self.partition, self.asked, self.known = lm, partition, 0, 0
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "answers.jsonl"
-        self.answers = read(self.path)
+        self.answers = {one: tuple(answer) if isinstance(answer, list) else answer
+                        for one, answer in kept.read(self.path).items()}
 
     def loglikelihood(self, requests: list[Instance], **kwargs: Any) -> list[tuple[float, bool]]:
         return [(value, greedy) for value, greedy in self.ask("loglikelihood", requests)]
@@ -92,7 +92,7 @@ class ResumedLM(LM):
             part = order[start:start + self.partition]
             answers = getattr(self.lm, kind)([missing[one] for one in part])
             self.asked += len(part)
-            append(self.path, zip(part, answers, strict=True))
+            kept.append(self.path, zip(part, answers, strict=True))
             self.answers.update(zip(part, answers))
         return [self.answers[one] for one in keys]
 
@@ -101,36 +101,3 @@ def key(kind: str, request: Instance) -> str:
     """Hex digest of a request: its kind, what is asked, and the item it comes from."""
     asked = json.dumps([kind, request.args, request.doc], sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(asked.encode()).hexdigest()
-
-
-def append(path: Path, answers: Iterable[tuple[str, Any]]) -> None:
-    """Add (key, answer) pairs in one write that is on the disk when this returns."""
-    lines = "".join(json.dumps([one, answer], ensure_ascii=False) + "\n" for one, answer in answers).encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(handle, lines) != len(lines):
-            raise StageError(f"{path}: the disk is full; free space and run again, what was answered is kept")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The answers kept in a file, by key. A last line torn by a crash is cut off, so that the next write stands alone.
-
-    Raises StageError where another line is broken: the file was changed by something else.
-    """
-    if not path.is_file():
-        return {}
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        os.truncate(path, end)
-    answers = {}
-    for number, line in enumerate(whole[:end].splitlines(), 1):
-        try:
-            one, answer = json.loads(line)
-        except ValueError:
-            raise StageError(f"{path}:{number} is no answer: remove {path.parent} to ask again") from None
-        answers[one] = tuple(answer) if isinstance(answer, list) else answer
-    return answers

@@ -76,9 +76,6 @@ class Untrained(LM):
     def tokenizer_name(self) -> str:
         return "untrained"
 
-    def apply_chat_template(self, *given: Any, **more: Any) -> str:
-        raise NotImplementedError("an untrained model is asked no chat")
-
 
 def folder() -> tempfile.TemporaryDirectory:
     """Where the weights lie while they are asked."""

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
-from transformers import PreTrainedTokenizerFast, logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
+from transformers import PretrainedConfig, PreTrainedTokenizerFast, logging
 
 from tasks import chat
 from tasks.stage import StageError
@@ -25,21 +25,32 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> LlamaForC
 
     Raises StageError where the directory holds no readable Llama, is a quantized one, or a weight is not finite.
     """
-    config_file = directory / "config.json"
+    config(directory)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{directory} is no model directory: {config_file.name} cannot be read ({error})") from None
-    if config.get("model_type") != "llama":
-        raise StageError(f"{directory} holds a {config.get('model_type')!r} model; this chain handles 'llama' only")
-    if "quantization_config" in config:
-        raise StageError(f"{directory} is already quantized; give the full-precision directory it was made from")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        model, read = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True,
+                                                           output_loading_info=True)
     except Exception as error:
         raise StageError(f"{directory} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    if missing := sorted(read["missing_keys"]):
+        raise StageError(f"{directory} lacks {len(missing)} of the model's weights, {missing[0]} first: copy it again")
     require_finite(model, directory)
     return model.eval()
+
+
+def config(directory: Path) -> PretrainedConfig:
+    """The configuration of the full-precision Llama in `directory`. Raises StageError where it is not that of one."""
+    config_file = directory / "config.json"
+    try:
+        values = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{directory} is no model directory: {config_file.name} cannot be read ({error})") from None
+    if values.get("model_type") != "llama":
+        raise StageError(f"{directory} holds a {values.get('model_type')!r} model; this chain handles 'llama' only "
+                         "after pretraining (model_type in config.json): pretrain with model.qk_norm: false and "
+                         "model.sliding_window: null")
+    if "quantization_config" in values:
+        raise StageError(f"{directory} is already quantized; give the full-precision directory it was made from")
+    return AutoConfig.from_pretrained(directory, local_files_only=True)
 
 
 def require_finite(model: torch.nn.Module, where: Path) -> None:

@@ -1,6 +1,6 @@
 """Conversations that call functions never seen before: a signature, a question that holds the values, the call.
 
-A hundred functions (functions.yaml) in many forms: other names, parameters with and without descriptions, optional
+A hundred and sixty functions (functions.yaml) in many forms: other names, parameters with and without descriptions, optional
 ones that the question mentions or leaves out, values said otherwise than they are called with (values.py). Offered
 alone, among others, called several times for one question, or fitting no question: then the answer says so. Every
 tenth function is kept from training: `split="held_out"` asks those.
@@ -21,7 +21,7 @@ from tasks.stage import StageError
 Topic = dict[str, Any]
 FILE = Path(__file__).with_suffix(".yaml")
 HELD_OUT = 10
-KINDS = {"function": 9, "choice": 3, "parallel": 2, "unfit": 6}    # shares of a training set
+KINDS = {"function": 12, "choice": 2, "parallel": 1, "unfit": 3}    # shares of a training set
 GIVEN = 0.45                    # how often a question asks for a parameter that may be left out
 UNFIT = ("None of the functions can do that.", "There is no function for this.",
          "I cannot do that with the functions I have.", "None of these functions fits the question.")

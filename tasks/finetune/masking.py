@@ -38,6 +38,9 @@ def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Ex
 def check(conversation: Conversation) -> None:
     """Raise StageError for the first turn that cannot be rendered."""
     for number, message in enumerate(conversation.messages):
+        if not isinstance(message.get("content") or "", str):
+            raise StageError(f"turn {number} of a {conversation.kind!r} conversation has content of type "
+                             f"{type(message['content']).__name__}, not text")
         where = f"turn {number} of a {conversation.kind!r} conversation"
         if message.get("role") not in ROLES:
             raise StageError(f"{where} has role {message.get('role')!r}; known are {', '.join(ROLES)}")

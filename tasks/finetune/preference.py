@@ -44,9 +44,9 @@ def preference(tuned: Input, model: Output, metrics: Output, curve: Output, *,
     tokenizer = checkpoint.load_tokenizer(tuned, llama.config.vocab_size)
     # seed + 1: other exercises than fine-tuning drew
     learned, overlong = fitting(pairs(preference.pairs, "train", seed + 1, preference.systems, tokenizer),
-                                tokenizer, preference)
+                                tokenizer, preference.length)
     checked, _ = fitting(pairs(preference.checked, "held_out", seed + 1, preference.systems, tokenizer),
-                         tokenizer, preference)
+                         tokenizer, preference.length)
     if not learned or not checked:
         raise StageError(f"no pair has at most preference.length = {preference.length} tokens: allow longer ones")
     before = ranked(llama, tokenizer, checked)
@@ -66,11 +66,10 @@ def preference(tuned: Input, model: Output, metrics: Output, curve: Output, *,
                          f"preference.min_accuracy = {preference.min_accuracy}: train on more pairs, or lower the gate")
 
 
-def fitting(made: list[Pair], tokenizer: PreTrainedTokenizerBase,
-            preference: PreferenceParams) -> tuple[list[Pair], int]:
-    """(pairs of which both sides fit preference.length, how many did not): left out whole, none is cut."""
+def fitting(made: list[Pair], tokenizer: PreTrainedTokenizerBase, length: int) -> tuple[list[Pair], int]:
+    """(pairs of which both sides have at most `length` tokens, how many have more): left out whole, none is cut."""
     kept = [pair for pair in made if max(len(tokenizer(pair.prompt + end, add_special_tokens=False)["input_ids"])
-                                         for end in (pair.chosen, pair.rejected)) <= preference.length]
+                                         for end in (pair.chosen, pair.rejected)) <= length]
     return kept, len(made) - len(kept)
 
 

@@ -9,6 +9,19 @@ from pydantic import Field
 from tasks import params
 
 
+Method = Literal["full", "lora", "qlora", "dora"]
+
+
+class DataSet(params.Section):
+    """A file of conversations of one's own, pinned: JSON lines, or one JSON array."""
+
+    path: str = Field(min_length=1)
+    format: str = Field(min_length=1, description="a name of tasks/finetune/maps.py")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    take: int | None = Field(None, ge=1, description="conversations, drawn by the seed; null takes all")
+    broken: int = Field(0, ge=0, description="records that cannot be read and are left out; one more ends the stage")
+
+
 class ConversationsParams(params.Section):
     """How many conversations of each kind, and the system turns they open with."""
 
@@ -49,15 +62,20 @@ class TrainingParams(params.Section):
     warmup: float = Field(ge=0, lt=1, description="share of steps of linear warm-up; cosine to a tenth after it")
     clip: float = Field(gt=0, description="largest gradient norm")
     precision: str = Field(pattern="^(fp32|bf16)$", description="bf16 is autocast; weights stay fp32")
+    packed: bool = Field(False, description="a step's conversations end to end in one row; else a row each, padded")
+    neftune_alpha: float | None = Field(None, gt=0, description="noise on the embeddings (NEFTune); null is none")
     keep_every: int = Field(ge=1, description="steps between resume checkpoints")
 
 
 class SftParams(params.Section):
-    """Data, adapters and schedule of supervised fine-tuning."""
+    """Data, method, adapters and schedule of supervised fine-tuning."""
+
+    method: Method = Field("lora", description="what is trained: all weights, adapters, on a 4-bit base, DoRA's")
 
     length: int = Field(ge=16, le=1_000_000, description="tokens of the longest conversation; longer ones are left out")
     checked: int = Field(ge=1, le=10_000, description="conversations kept from training to watch the loss on")
     conversations: ConversationsParams
+    data: list[DataSet] = Field([], description="files of one's own, beside what is made here")
     rehearsal: RehearsalParams
     embeddings: Literal["all", "chat", "none"] = Field(description="rows of the embedding that are trained")
     lora: LoraParams

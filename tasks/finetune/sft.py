@@ -2,9 +2,10 @@
 
 `python -m tasks.finetune.sft models/T/base data/corpus models/T/sft metrics/sft/T.json metrics/sft/T.csv --track T`
 
-Conversations are made from the corpus and the exercises (conversations.py), the assistant's tokens are learned
-(masking.py) by low-rank adapters (lora.py) in a loop that resumes (training.py), and the adapters are merged into a
-plain `from_pretrained` directory whose logits are those of the adapted model.
+Conversations are made from the corpus and the exercises (conversations.py) or read from files of one's own (given.py),
+the assistant's tokens are learned (masking.py) by what `method` says (method.py), adapters as a rule, in a loop that
+resumes (training.py), and adapters are merged into a plain `from_pretrained` directory whose logits are those of the
+adapted model.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from __future__ import annotations
 import atexit
 import collections
 import csv
+import random
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tasks import chat, params, stage
 from tasks.finetune import environment
 from tasks.finetune.settings import SftParams
 from tasks.pretrain.checkpoint import fingerprint
 from tasks.stage import Input, Output, StageError
+
+if TYPE_CHECKING:
+    from tasks.finetune.conversations import Conversation
 
 
 def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Output, *,
@@ -30,16 +36,18 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     """
     started = time.monotonic()
     environment.prepare(runtime, environment.LONG_SPIN)
-    from tasks.finetune import checkpoint, lora, masking, rehearsal, training
-    from tasks.finetune.conversations import conversations
+    from tasks.finetune import checkpoint, masking, method, rehearsal, training
 
-    llama = checkpoint.load_model(base)
-    tokenizer = checkpoint.load_tokenizer(base, llama.config.vocab_size)
-    if sft.length > llama.config.max_position_embeddings:
-        raise StageError(f"sft.length = {sft.length} is beyond the model's {llama.config.max_position_embeddings} "
+    config = checkpoint.config(base)
+    tokenizer = checkpoint.load_tokenizer(base, config.vocab_size)
+    if sft.length > config.max_position_embeddings:
+        raise StageError(f"sft.length = {sft.length} is beyond the model's {config.max_position_embeddings} "
                          "positions")
-    made = conversations(corpus, sft.conversations, seed)
-    examples, overlong = masking.fitting([masking.encode(each, tokenizer) for each in made], sft.length)
+    made, data = mixed(corpus, sft, seed)
+    encoded = [masking.encode(each, tokenizer) for each in made]
+    examples, overlong = masking.fitting(encoded, sft.length)
+    for kind, counts in data.items():
+        counts["overlong"] = sum(example.kind == kind and len(example.ids) > sft.length for example in encoded)
     if len(examples) <= sft.checked:
         raise StageError(f"{len(examples)} of {len(made)} conversations have at most {sft.length} tokens, "
                          f"{sft.checked} of them are kept to check: ask for more or a longer sft.length")
@@ -47,27 +55,47 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     learned += rehearsal.passages(corpus, sft.rehearsal.passages, sft.rehearsal.tokens, tokenizer, seed)
     # a model pretrained on documents alone never saw the chat tokens, whose rows it cannot do without; and a word
     # behind a space and the same word in quotes are strangers to it, which copying into a call must first make kin
-    rows = {"all": range(llama.config.vocab_size), "none": [],
+    rows = {"all": range(config.vocab_size), "none": [],
             "chat": tokenizer.convert_tokens_to_ids([chat.START, chat.END])}[sft.embeddings]
-    adapted = lora.adapt(llama, sft.lora, list(rows), seed)
+    adapted = method.prepared(base, sft.method, sft.lora, list(rows), False, seed)
+    if sft.method == "full" and sft.embeddings != "all":
+        if sft.embeddings == "chat":
+            raise StageError("sft.embeddings = chat goes with adapters: sft.method = full trains all rows, or none")
+        adapted.get_input_embeddings().requires_grad_(False)
     before = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     resume = resume_folder("sft", [base, corpus], sft, seed, runtime)
     points = list(training.train(adapted, learned, sft.training, tokenizer.pad_token_id, seed, resume))
     write_curve(curve, points)
     after = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     probe, _ = masking.batch(checked[:4], tokenizer.pad_token_id)
-    merged, error = lora.merge(adapted, probe, sft.lora.max_merge_error)
+    merged, moved = method.merged(adapted, base, sft.method, sft.lora, probe)
+    if sft.method == "qlora":  # what is written stands on other weights than those it was trained on
+        moved["loss_merged"] = training.checked_loss(merged, checked, tokenizer.pad_token_id)
     checkpoint.save(merged, tokenizer, model)
     stage.write_json(metrics, {
         "conversations": dict(sorted(collections.Counter(each.kind for each in made).items())),
         "passages": sft.rehearsal.passages, "overlong": overlong, "steps": len(points),
         "tokens": sum(len(each.ids) for each in learned),
         "learned_tokens": sum(sum(each.learned) for each in learned),
-        "loss_before": before, "loss_after": after, "merge_error": error,
+        "method": sft.method, "data": data, "loss_before": before, "loss_after": after, **moved,
         "merge_error_limit": sft.lora.max_merge_error,
     })
     atexit.register(stage.remove, resume)  # once the stage has published what it made
     stage.write_timing(f"sft-{curve_name(base)}", {"seconds": round(time.monotonic() - started, 1)})
+
+
+def mixed(corpus: Path, sft: SftParams, seed: int) -> tuple[list[Conversation], dict[str, dict[str, Any]]]:
+    """(the conversations made here and those of `sft.data` among them, drills behind all; counts of each file)."""
+    from tasks.finetune import given
+    from tasks.finetune.conversations import DRILL, conversations
+
+    made = conversations(corpus, sft.conversations, seed)
+    own, counts = given.read_all(sft.data, seed)
+    if not own:
+        return made, counts
+    others = [each for each in made if each.kind != DRILL] + own
+    random.Random(f"data {seed}").shuffle(others)
+    return others + [each for each in made if each.kind == DRILL], counts
 
 
 def resume_folder(name: str, inputs: list[Path], section: params.Section, seed: int, runtime: params.Runtime) -> Path:

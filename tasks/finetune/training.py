@@ -1,5 +1,5 @@
 """The supervised loop: adapters learn the assistant's tokens by Muon (tasks/pretrain/optimizer.py; docs/LOG.md
-has its loss beside AdamW's), and a killed run ends in the same bytes.
+has its loss beside AdamW's), all else by AdamW, and a killed run ends in the same bytes.
 
 It is our own and short, where trl's SFTTrainer would do, for two reasons: batches are indexed by (seed, step) alone,
 so a resumed run sees what an undisturbed one would have seen; and what is kept to resume is the adapters and their
@@ -8,6 +8,7 @@ optimizer, megabytes, written aside, sealed by checksums and forgotten when the 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import sys
@@ -16,15 +17,14 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import LlamaForCausalLM
 
 from tasks import progress
-from tasks.finetune import masking
+from tasks.finetune import masking, noise, packing
 from tasks.finetune.conversations import DRILL
 from tasks.finetune.masking import Example
+from tasks.finetune.method import plain
 from tasks.finetune.rehearsal import PASSAGE
 from tasks.finetune.settings import TrainingParams
-from tasks.pretrain import model as models
 from tasks.pretrain.checkpoint import Checkpoints
 from tasks.pretrain.optimizer import MuonAdamW
 from tasks.stage import StageError
@@ -67,28 +67,39 @@ def rate(step: int, steps: int, training: TrainingParams) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * done)
 
 
+def noise_key(seed: int, step: int) -> int:
+    """What the noise of a step is drawn from."""
+    return int.from_bytes(hashlib.sha256(f"noise {seed} {step}".encode()).digest()[:8], "big") >> 1
+
+
 def optimizer_of(model: torch.nn.Module, training: TrainingParams) -> MuonAdamW:
-    """Muon for the adapters' matrices, AdamW for embedding rows."""
+    """Muon for the adapters' matrices, AdamW for all else: embedding rows, DoRA's lengths, every weight of `full`."""
     adapters, rows = [], []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            (adapters if "lora_" in name else rows).append(weight)
+            (adapters if "lora_" in name and weight.ndim == 2 else rows).append(weight)
     return MuonAdamW([
         {"params": adapters, "use_muon": True, "peak": training.matrix_rate, "weight_decay": 0.0},
         {"params": rows, "use_muon": False, "peak": training.learning_rate, "weight_decay": 0.0},
     ], momentum=MOMENTUM)
 
 
-def plain(model: torch.nn.Module) -> LlamaForCausalLM:
-    """The Llama inside a peft model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def loss_of(model: torch.nn.Module, examples: list[Example], pad: int, packed: bool = False,
+            alpha: float | None = None, key: int = 0) -> torch.Tensor:
+    """Mean cross-entropy (nats) of the learned tokens of a batch; the head runs on these positions alone.
 
-
-def loss_of(model: torch.nn.Module, examples: list[Example], pad: int) -> torch.Tensor:
-    """Mean cross-entropy (nats) of the learned tokens of a batch; the head runs on these positions alone."""
-    ids, labels = masking.batch(examples, pad)
+    `packed`: one row without padding (packing.py) in place of a padded one each; `alpha`: NEFTune's noise, by `key`.
+    """
     llama = plain(model)
-    hidden = llama.model(ids, attention_mask=None, use_cache=False).last_hidden_state[:, :-1]
+    row = packing.pack(examples) if packed else None
+    ids, labels = (row.ids, row.labels) if row else masking.batch(examples, pad)
+    embeddings = llama.model.embed_tokens(ids)
+    if alpha is not None:
+        sizes = torch.tensor([len(example.ids) for example in examples], dtype=torch.float32)
+        lengths = sizes.repeat_interleave(sizes.long())[None] if row else sizes[:, None].expand(ids.shape)
+        embeddings = noise.noisy(embeddings, lengths, alpha, key)
+    hidden = (packing.hidden(llama, embeddings, row) if row else
+              llama.model(inputs_embeds=embeddings, attention_mask=None, use_cache=False).last_hidden_state)[:, :-1]
     learned = labels[:, 1:] != -100
     logits = llama.lm_head(hidden[learned]).float()
     return functional.cross_entropy(logits, labels[:, 1:][learned])
@@ -126,17 +137,17 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
             yield step, len(steps), loss
     model.train()
     stock = plain(model).config._attn_implementation
-    models.use_products(plain(model))  # rows are padded on the right alone, so causal attention needs no other mask
+    packing.use(plain(model))  # rows are padded on the right alone, so causal attention needs no other mask
     bar = progress.track(total=len(steps), what="sft", unit="step")
     bar.update(len(losses))
     for step in range(len(losses), len(steps)):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate(step, len(steps), training)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
-            loss = loss_of(model, steps[step], pad)
+            loss = loss_of(model, steps[step], pad, training.packed, training.neftune_alpha, noise_key(seed, step))
         if not torch.isfinite(loss):
-            raise StageError(f"the loss is {loss.item()} at step {step}: lower the learning rate "
-                             f"({training.learning_rate})")
+            raise StageError(f"the loss is {loss.item()} at step {step}: lower the learning rates "
+                             f"({training.matrix_rate}, {training.learning_rate})")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), training.clip)

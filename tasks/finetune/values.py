@@ -11,6 +11,11 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+COINED = {"person": ("",), "first": ("",), "city": ("",), "company": ("", "", " Corp", " Ltd", " Motors"),
+          "team": ("", " United", " City", " Bulls"), "landmark": (" Tower", " Bridge", " Palace"),
+          "museum": (" Museum", " Gallery"), "hotel": (" Hotel", " Inn"), "artist": ("",), "car": ("", " 3", " GT")}
+ONSETS = "b br c ch d dr f fl g gr h j k kr l m n p pr qu r s sh st t th tr v w z".split()
+RHYMES = "an ar el en er ia ick il in ol on or ow um un ald ast end ine ole ord ust".split()
 Drawn = tuple[Any, str, dict[str, Any]]
 ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
         "seventeen eighteen nineteen twenty").split()
@@ -181,9 +186,16 @@ def a_currency(draw: random.Random) -> Drawn:
 
 
 def a_word(draw: random.Random, kind: str) -> Drawn:
-    word = draw.choice(WORDS[kind])
+    word = coined(draw, kind) if kind in COINED and draw.random() < 0.4 else draw.choice(WORDS[kind])
     article = next((a for a in ("the ", "a ") if word.startswith(a)), "")
     return word.removeprefix(article), word, {"type": "string"}
+
+
+def coined(draw: random.Random, kind: str) -> str:
+    """A name that nobody has, so that it can be copied only: of two words for a person, else of one or two."""
+    names = ["".join(draw.choice(ONSETS) + draw.choice(RHYMES) for _ in range(draw.choice((1, 2, 2)))).capitalize()
+             for _ in range(2)]
+    return " ".join(names[:2 if kind == "person" else draw.choice((1, 1, 2))]) + draw.choice(COINED[kind])
 
 
 def a_title(draw: random.Random) -> Drawn:

@@ -54,12 +54,14 @@ class Checkpoints:
         """Where the checkpoint of `step` is written before it is sealed."""
         return self.folder / f".step-{step:09d}.partial"
 
-    def seal(self, step: int, progress: dict[str, Any]) -> None:
-        """Make what lies in `path(step)` a checkpoint: note `progress` and checksums, rename, drop older ones."""
+    def seal(self, step: int, progress: dict[str, Any], known: dict[str, str] | None = None) -> None:
+        """Make what lies in `path(step)` a checkpoint: note `progress` and checksums, rename, drop older ones. `known`:
+        name -> checksum of files whose writer has taken it."""
         partial = self.path(step)
         stage.write_json(partial / "progress.json", progress)
         files = sorted(p for p in partial.rglob("*") if p.is_file())
-        stage.write_json(partial / MANIFEST, {str(p.relative_to(partial)): digest(p) for p in files})
+        names = [(str(path.relative_to(partial)), path) for path in files]
+        stage.write_json(partial / MANIFEST, {name: (known or {}).get(name) or digest(path) for name, path in names})
         final = self.folder / f"step-{step:09d}"
         stage.remove(final)
         partial.rename(final)

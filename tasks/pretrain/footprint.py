@@ -176,7 +176,6 @@ def layer_activations(shape: Shape, method: Method) -> float:
 def layer_passing(shape: Shape, method: Method) -> float:
     """Bytes a token that the backward pass of one layer holds for a moment beside what was kept: the gradients of the
     n x n weights and of their scores, or those of SwiGLU's four tensors, whichever are more."""
-    product = 4 if method.precision == "fp32" else 2
     attention = 0.0
     if method.attention == "products":
         attention = {"fp32": 8, "autocast": 10, "bf16": 4}[method.precision] * shape.heads * method.sequence

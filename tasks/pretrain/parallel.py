@@ -77,32 +77,40 @@ def spare_shared_memory_op() -> None:
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
 
 
-def config(batch: int, world: int, clip: float, precision: str, zero_stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. Raises StageError when the batch does not divide among the ranks."""
+def config(batch: int, world: int, clip: float, precision: str, zero_stage: int, micro: int | None = None,
+           offload: bool = False, split: int = 1) -> dict[str, Any]:
+    """DeepSpeed's configuration. `split` ranks share each sequence. Raises StageError when the batch does not divide
+    among the ranks, or a rank's share of it into parts of `micro` sequences, whose gradients are added up."""
+    world = max(1, world // split)
     if batch % world:
         raise StageError(f"pretrain.batch = {batch} does not divide among {world} ranks: make it a multiple")
+    if (batch // world) % (micro or 1):
+        raise StageError(f"pretrain.micro_batch = {micro} does not divide a rank's {batch // world} sequences: make it "
+                         "a divisor")
+    zero = {"stage": zero_stage} | ({"offload_optimizer": {"device": "cpu"}} if offload else {})
     return {
-        "train_batch_size": batch, "train_micro_batch_size_per_gpu": batch // world, "gradient_clipping": clip,
-        "zero_optimization": {"stage": zero_stage}, "zero_allow_untested_optimizer": True,
+        "train_batch_size": batch, "train_micro_batch_size_per_gpu": micro or batch // world, "gradient_clipping": clip,
+        "zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
         "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 2**31, "wall_clock_breakdown": False,
     }
 
 
-def engine(model: nn.Module, optimizer: Any, settings: dict[str, Any]) -> Any:
-    """A DeepSpeedEngine over `model` with a ready torch optimizer (one named in JSON would be compiled first)."""
+def engine(model: nn.Module, optimizer: Any, settings: dict[str, Any], groups: Any = None) -> Any:
+    """A DeepSpeedEngine over `model` with a ready torch optimizer (one named in JSON would be compiled first), and the
+    process groups of ulysses.py."""
     import deepspeed
 
-    made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=groups)
     return made
 
 
-def launch(hostfile: str, job: Path) -> None:
-    """Run `python -m tasks.pretrain.rank JOB` on every slot of `hostfile`. Raises StageError when a rank fails."""
+def launch(hostfile: str, job: Path, module: str = "tasks.pretrain.rank") -> None:
+    """Run `python -m MODULE JOB` on every slot of `hostfile`. Raises StageError when a rank fails."""
     if not Path(hostfile).is_file():
         raise StageError(f"runtime.hostfile = {hostfile} is not there: one line a host, `NAME slots=N`")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", hostfile, "--no_local_rank",
-               "--log_level", "warning", "--module", "tasks.pretrain.rank", str(job)]
+               "--log_level", "warning", "--module", module, str(job)]
     with socket.socket() as probe:
         probe.bind(("", 0))
         command[5:5] = ["--master_port", str(probe.getsockname()[1])]

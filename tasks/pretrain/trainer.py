@@ -4,7 +4,8 @@
         metrics/pretrain/scratch.csv --track scratch
 
 Killed at any moment, the next run goes on from the last checkpoint in `.resume/` and ends in the same bytes as an
-undisturbed one (same ranks, threads and machine). Read next: loop.py, then optimizer.py and parallel.py.
+undisturbed one (same ranks, threads and machine); on another number of ranks it goes on with the same batches.
+Read next: loop.py, then optimizer.py and parallel.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from tasks import params, stage
 from tasks.model import ModelParams
-from tasks.pretrain import checkpoint, parallel
+from tasks.pretrain import checkpoint, parallel, scaling
 from tasks.pretrain.settings import PretrainParams
 from tasks.stage import Input, Output, StageError
 from tasks.tokenizer import shards
@@ -34,14 +35,14 @@ def pretrain(packed: Input, tokenizer: Input, directory: Output, metrics: Output
         raise StageError(f"{tokenizer} is not a tokenizer directory: no tokenizer.json there")
     if shards.digest(tokenizer / "tokenizer.json") != about["tokenizer"]:
         raise StageError(f"{packed} was packed with another tokenizer than {tokenizer}: pack again (dvc repro pack)")
+    pretrain = scaling.settle(pretrain, model, about["vocabulary"])
     parallel.environment(runtime)
     from tasks.pretrain import comparison, loop  # after the environment, which torch and OpenMP read as they load
 
     track = directory.parent.name
     run = checkpoint.fingerprint(
         {"pretrain": pretrain.model_dump(exclude={"must_beat"}), "model": model.model_dump(), "seed": seed,
-         "packed": about, "threads": runtime.threads, "device": runtime.device,
-         "hosts": Path(runtime.hostfile).read_text(encoding="utf-8") if runtime.hostfile else None},
+         "packed": about, "threads": runtime.threads, "device": runtime.device},
         base_files(model) + [tokenizer / "tokenizer.json"])
     resume = Path(".resume") / f"pretrain-{track}" / run
     result = Path(".runtime/pretrain") / f"{track}-{os.getpid()}.result.json"

@@ -214,6 +214,18 @@ def tuning(metrics: Path) -> Table:
                      f"pairs ranked right {found['before']['accuracy']:.3f} → {found['after']['accuracy']:.3f}",
                      f"{found['merge_error']:.1e} (limit {found['limits']['merge_error']:.0e})"])
         sources.append(["", *(f"preference/{track}.json {key}" for key in ("pairs", "after.accuracy", "merge_error"))])
+    for track, found in folder(metrics / "reward").items():
+        one = found["after"]
+        rows.append([f"reward model {track}", number(found["pairs"]),
+                     f"pairs ranked right {one['accuracy']:.3f} ({one['low']:.3f} to {one['high']:.3f}), chance 0.5", ""])
+        sources.append(["", f"reward/{track}.json pairs", f"reward/{track}.json after.accuracy", ""])
+    for track, found in folder(metrics / "grpo").items():
+        before, after, paired = found["before"]["all"], found["after"]["all"], found["paired"]
+        rows.append([f"grpo {track}", number(found["outputs"]),
+                     f"outputs wholly right {before['right']:.3f} → {after['right']:.3f} ({paired['gained']} gained, "
+                     f"{paired['lost']} lost, p = {paired['p']:.2g}); form {before['valid']:.3f} → {after['valid']:.3f}",
+                     f"{found['merge_error']:.1e} (limit {found['limits']['merge_error']:.0e})"])
+        sources.append(["", *(f"grpo/{track}.json {key}" for key in ("outputs", "after.all.right", "merge_error"))])
     return {"head": ["stage", "examples", "held-out, before → after", "largest logit change of the merge"],
             "rows": rows, "from": sources}
 

@@ -16,13 +16,16 @@ import jinja2
 
 from tasks import stage
 from tasks.report import answers as asked
-from tasks.report import card, data_card, figures, forgetting, gather, judge, lineage, long_text, picture, rejects
+from tasks.report import alignment, card, data_card, figures, forgetting, gather, judge, lineage, long_text
+from tasks.report import picture, rejects, training
 from tasks.stage import Input, Output
 
 PAGE = Path("report/index.html")
 TIMING = Path(".runtime/timing")
 CAPTIONS = {"sft": "Loss of the assistant's tokens, a batch at a time.",
-            "preference": "DPO loss with the anchor, and the reward margin of the right call over the faulty one."}
+            "preference": "DPO loss with the anchor, and the reward margin of the right call over the faulty one.",
+            "grpo": "Mean verified reward of the sampled outputs and the share that is wholly right, a step at a time."}
+DRAWN = {"grpo": ("reward", "right")}  # columns of a curve, where not all
 SHOWN = 4  # transcripts of a track, way and family on the page; all are in data/transcripts
 
 
@@ -38,7 +41,7 @@ def report(metrics: Input, transcripts: Input, answers: Input, rejected: Input, 
     tables = {"scores": gather.scores(found), "differences": asked.differences(models, said),
               "power": gather.power(found), "contaminated": gather.contamination(found),
               "membership": gather.membership(found), "retention": gather.retention(metrics),
-              "training": gather.training(metrics), "tuning": gather.tuning(metrics),
+              "alignment": alignment.table(models, said), "training": gather.training(metrics), "tuning": gather.tuning(metrics),
               "quantization": gather.quantization(metrics), "agents": gather.agents(metrics),
               "sources": picture.sources(made), "mixture": picture.mixture(metrics),
               "directions": picture.directions(metrics),
@@ -53,9 +56,10 @@ def report(metrics: Input, transcripts: Input, answers: Input, rejected: Input, 
     asked.write(said, environment)
     page = environment.get_template("page.html.j2").render(
         tables, commit=lineage.commit(), tiles=tiles(metrics, found), curves=curves(metrics),
+        pretrained=training.runs(metrics), training_speed=training.speed(metrics, TIMING),
         scores_figures=scored(found), long_text=long_text.maps(found), unread=long_text.unread(found),
         quantization_figure=ratios(metrics),
-        forgotten=forgetting.forgotten(models, found),
+        forgotten=forgetting.forgotten(models, found), costs=alignment.costs(models, said),
         funnel=picture.funnel(metrics), panels=drawn(made, metrics), pairs=picture.pairs(rejected),
         samples=picture.samples(samples), agents_figure=passes(metrics), judge=judged(metrics),
         serving=gather.serving(metrics, TIMING),
@@ -126,22 +130,15 @@ def drawn(made: dict[str, Any], metrics: Path) -> list[dict[str, Any]]:
 
 
 def curves(metrics: Path) -> list[dict[str, Any]]:
-    """A figure for each plots file: the pretraining curve beside its baselines, and the tuning losses."""
+    """A figure for each plots file of tuning: its losses."""
     out = []
-    for track, found in gather.folder(metrics / "pretrain").items():
-        curve = gather.curve(metrics / "pretrain" / f"{track}.csv")
-        scored = [(x, y) for x, y in zip(curve["tokens"], curve["held_out_bpb"]) if y == y]
-        levels = {name.replace("_", " "): found["baselines_bpb"][name] for name in ("bigram", "xz", "trigram")}
-        out.append({"name": f"Pretraining, {track}",
-                    "figure": figures.lines({"held-out": tuple(zip(*scored))}, x="tokens", y="bits per byte",
-                                            levels=levels),
-                    "caption": "Held-out bits per byte while training, on a sample of the held-out windows, and what "
-                               "counting models and a compressor reach on the same text."})
-    for name in ("sft", "preference"):
+    for name in CAPTIONS:
         for path in sorted((metrics / name).glob("*.csv")):
             curve = gather.curve(path)
-            losses = {column: (curve["step"], values) for column, values in curve.items() if column != "step"}
-            out.append({"name": f"{name}, {path.stem}", "figure": figures.lines(losses, x="step", y="loss", height=2.0),
+            losses = {column: (curve["step"], values) for column, values in curve.items()
+                      if column in DRAWN.get(name, curve) and column != "step"}
+            out.append({"name": f"{name}, {path.stem}",
+                        "figure": figures.lines(losses, x="step", y="reward" if name in DRAWN else "loss", height=2.0),
                         "caption": CAPTIONS[name]})
     return out
 

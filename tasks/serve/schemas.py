@@ -283,6 +283,7 @@ class ChatBody(OpenaiGeneration):
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    copied_arguments: bool = Field(False, description="not OpenAI's: arguments of calls are what the messages say")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 

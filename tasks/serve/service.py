@@ -17,7 +17,7 @@ from tasks.serve.digest import digest
 from tasks.serve.engine import backend as backends
 from tasks.serve.engine.directory import ModelError
 from tasks.serve.engine.engine import Busy
-from tasks.serve.engine.grammar import GrammarError, form_grammar
+from tasks.serve.engine.grammar import GrammarError, Stepwise, form_grammar
 from tasks.serve.engine.request import Request
 from tasks.serve.engine.sampler import Sampling
 from tasks.serve.engine.start import Options, start
@@ -187,15 +187,15 @@ class Service:
         await self.compile(place, grammar)
         return grammar
 
-    async def compile(self, place: str, grammar: str) -> None:
+    async def compile(self, place: str, grammar: str | Stepwise) -> None:
         """Compile a grammar on a thread. Raises 400 for one that cannot be decoded under."""
         try:
-            await asyncio.to_thread(self.engine.grammars.compiled, grammar)
+            await asyncio.to_thread(self.engine.grammars.matcher, grammar)
         except GrammarError as error:
             raise ApiError(400, f"{place}: cannot be decoded under: {error}", param=place) from None
 
-    def copies(self, body: Generation, prompt: list[int], limit: int, grammar: str | None, logprobs: int | None,
-               prompt_logprobs: bool, adapter: str | None) -> list[Request]:
+    def copies(self, body: Generation, prompt: list[int], limit: int, grammar: str | Stepwise | None,
+               logprobs: int | None, prompt_logprobs: bool, adapter: str | None) -> list[Request]:
         """`n` requests of one prompt; copy i draws with seed + i."""
         biases, seed = getattr(body, "biases", {}), getattr(body, "seed", None)
         if biases and max(biases) >= self.size:

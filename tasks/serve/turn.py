@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.serve.engine.grammar import form_grammar, tool_grammar
+from tasks.serve.copied import Copied
+from tasks.serve.engine.grammar import Stepwise, form_grammar, tool_grammar
 from tasks.serve.errors import ApiError
 from tasks.serve.schemas import ChatBody, Function, NamedTool, TokenizeBody
 
@@ -15,6 +16,7 @@ from tasks.serve.schemas import ChatBody, Function, NamedTool, TokenizeBody
 class Turn:
     """messages, as the template takes them; tools offered; `choice` none, auto, required, or the name of a tool.
 
+    copied: arguments of calls are bounded to what the user and the tools said (narrow.py).
     form is (field, kind, value) of OpenaiGeneration.form. names: what the API calls `messages` and `tools`.
     """
 
@@ -26,6 +28,7 @@ class Turn:
     form: tuple[str, str, Any] | None = None
     logprobs: int | None = None
     names: Mapping[str, str] = field(default_factory=lambda: {"messages": "messages", "tools": "tools"})
+    copied: bool = False
 
     @property
     def offered(self) -> tuple[Function, ...]:
@@ -37,7 +40,7 @@ class Turn:
         """Whether rendering and encoding it takes less time than handing it to a thread."""
         return not (self.tools or self.form) and sum(len(message["content"]) for message in self.messages) < 8192
 
-    def grammar(self) -> tuple[str, str] | None:
+    def grammar(self) -> tuple[str, str | Stepwise] | None:
         """(field, grammar) that tools or a form ask for. Raises ApiError where they cannot be read."""
         place = self.names["tools"] if self.offered else self.form[0] if self.form else None
         try:
@@ -46,7 +49,9 @@ class Turn:
                 named = self.choice not in ("auto", "required")
                 if named:
                     schemas = {self.choice: schemas[self.choice]}
-                return place, tool_grammar(schemas, required=self.choice != "auto", several=self.parallel)
+                how = {"required": self.choice != "auto", "several": self.parallel}
+                said = "\n".join(message["content"] for message in self.messages if message["role"] in ("user", "tool"))
+                return place, Copied(schemas, said, **how) if self.copied else tool_grammar(schemas, **how)
             return (place, form_grammar(*self.form[1:])) if self.form else None
         except (RecursionError, TypeError, ValueError) as error:
             raise ApiError(400, f"{place}: the schema cannot be read: {' '.join(str(error).split())[:300]}",
@@ -58,7 +63,7 @@ def chat_turn(body: ChatBody) -> Turn:
     choice = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else body.tool_choice or "auto"
     return Turn([message.rendered() for message in body.messages], body.max_completion_tokens or body.max_tokens,
                 tuple(tool.function for tool in body.tools or ()), choice, bool(body.parallel_tool_calls), body.form,
-                (body.top_logprobs or 0) if body.logprobs else None)
+                (body.top_logprobs or 0) if body.logprobs else None, copied=body.copied_arguments)
 
 
 def tokenize_turn(body: TokenizeBody) -> Turn:

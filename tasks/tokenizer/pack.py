@@ -34,12 +34,13 @@ class PackParams(params.Section):
 
 def pack(corpus: Input, held_out: Input, tokenizer: Input, packed: Output, metrics: Output, *, pack: PackParams,
          seed: int) -> None:
-    """Write packed/{train,held_out}.{bin,idx} and meta.json. Raises StageError where a split holds no document."""
+    """Write packed/{train,held_out}.{bin,idx}, held_out.about.jsonl and meta.json. Raises StageError where a split
+    holds no document."""
     made = directory.load(tokenizer)
     kind = shards.token_type(len(made))
     packed.mkdir(parents=True)
-    texts = {"train": in_order(corpus, seed),
-             "held_out": [(document.id, document.text) for document in documents.read(held_out) if document.text]}
+    kept = [document for document in documents.read(held_out) if document.text]
+    texts = {"train": in_order(corpus, seed), "held_out": [(document.id, document.text) for document in kept]}
     about: dict[str, object] = {
         "tokenizer": directory.fingerprint(tokenizer), "vocabulary": len(made), "dtype": kind.str,
         "separator": made.bos_token_id}
@@ -49,6 +50,8 @@ def pack(corpus: Input, held_out: Input, tokenizer: Input, packed: Output, metri
             raise StageError(f"{empty} holds no document with text: nothing to pack")
         rows = tokenize(made, [text for _, text in texts[split]], pack.batch_documents, split)
         about[split] = shards.write(packed, split, rows, kind)
+    shards.write_kinds(packed, "held_out", ({kind: str(document.metadata.get(kind) or "unknown")
+                                             for kind in shards.KINDS} for document in kept))
     stage.write_json(packed / "meta.json", about)
     stage.write_json(metrics, {
         split: {key: about[split][key] for key in ("documents", "tokens", "bytes")}

@@ -1,5 +1,6 @@
 """A packed token stream on disk: `NAME.bin`, the tokens of all documents one after another, and `NAME.idx`, where
 each ends. Read as memory maps, so a stream may be far larger than memory; checked by sha256 against `meta.json`.
+`NAME.about.jsonl`, of the held-out split alone, says of each document in order what kind it is.
 
 `NAME.bin`: little-endian uint16 (uint32 for vocabularies above 65,536); every document is its separator token and
 then its text's tokens. `NAME.idx`: little-endian int64 [documents, 2]: tokens of the document with its separator,
@@ -19,6 +20,7 @@ import numpy as np
 from tasks.stage import StageError
 
 SPLITS = ("train", "held_out")
+KINDS = ("language", "domain", "source")  # of a document: what its score is told apart by
 
 
 def token_type(vocabulary: int) -> np.dtype:
@@ -86,6 +88,25 @@ def open_stream(folder: Path, split: str) -> Stream:
     tokens = np.memmap(folder / f"{split}.bin", dtype=about["dtype"], mode="r")
     index = np.fromfile(folder / f"{split}.idx", dtype="<i8").reshape(-1, 2)
     return Stream(tokens, index)
+
+
+def write_kinds(folder: Path, split: str, kinds: Iterable[dict[str, str]]) -> None:
+    """Write what each document of `split` is: a value for each of KINDS."""
+    (folder / f"{split}.about.jsonl").write_text(
+        "".join(json.dumps(kind, sort_keys=True, ensure_ascii=False) + "\n" for kind in kinds), encoding="utf-8")
+
+
+def kinds(folder: Path, split: str, documents: int) -> list[dict[str, str]]:
+    """What each of the `documents` of `split` is. Raises StageError where the file is missing, broken or of others."""
+    path = folder / f"{split}.about.jsonl"
+    try:
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if len(found) == documents and all(set(KINDS) <= one.keys() for one in found):
+            return found
+        fault = f"{len(found)} lines for {documents} documents, each with {', '.join(KINDS)}"
+    except (OSError, ValueError, AttributeError) as error:
+        fault = type(error).__name__
+    raise StageError(f"{path} does not tell the documents' kinds ({fault}): pack again (dvc repro pack)")
 
 
 def digest(path: Path) -> str:

@@ -164,14 +164,15 @@ def test_each_has_its_reason(hostile):
 
 
 def test_a_site_of_nothing_but_drips_is_given_up(tmp_path):
-    """Twenty pages in vain; of the others only those are waited for that are under way (16 at once)."""
+    """Twenty pages in vain; of the others only those are waited for that are under way: 16 at once, more where a busy
+    machine notes late that the twenty are full."""
     slow = {f"/{n}": drip(b"HTTP/1.1 200 OK\r\n\r\n") for n in range(60)}
     server = Raw(slow | {"/": say(web_module.html("Home", *(f"{n}" for n in range(60))))})
     started = time.monotonic()
     done, row = crawled(tmp_path, server.url + "/", timeout=2.0)  # the page that answers has it too
     server.socket.close()
     assert done.returncode == 0 and row["pages"] == 1
-    assert 20 <= row["dropped"]["timeout"] < 40 and row["dropped"]["timeout"] + row["dropped"]["gave_up"] == 60
+    assert 20 <= row["dropped"]["timeout"] < 60 and row["dropped"]["timeout"] + row["dropped"]["gave_up"] == 60
     assert time.monotonic() - started < 40
 
 

@@ -146,7 +146,7 @@ def test_the_command_writes_the_files_and_names_an_unknown_profile(tmp_path):
     done = subprocess.run([*command, "cluster"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == [str(tmp_path / "out/train.yaml"), str(tmp_path / "out/work-pool.json")], done.stderr
     done = subprocess.run([*command, "none"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "error: no profile none (known: cluster" in done.stderr
+    assert done.returncode == 2 and "error: no profile none (known: align, cluster" in done.stderr
 
 
 def test_the_container_file_passes_hadolint_and_makes_runs_own_stamp():

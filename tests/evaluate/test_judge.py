@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from flows import judge as command
 from tasks.data.annotate import items
 from tasks.evaluate import judge as judging
+from tasks.evaluate import kept
 from tasks.evaluate.judging import calibration, endpoint, methods, questions, ranking, sitting
 from tasks.evaluate.judging.methods import Verdict
 from tasks.evaluate.judging.ranking import Comparison
@@ -202,20 +203,20 @@ def test_killed_and_started_again_asks_nothing_twice(place, capsys):
         assert asked(url) == 1
     err = capsys.readouterr().err
     assert "refuses the key (HTTP 401): set the variable named by --key; what was answered is kept" in err
-    kept = next((place / ".resume/judge").glob("*/answers.jsonl"))
-    with kept.open("a") as file:
+    path = next((place / ".resume/judge").glob("*/answers.jsonl"))
+    with path.open("a") as file:
         file.write('["torn')   # as a crash leaves it
-    have = set(endpoint.read(kept))
+    have = set(kept.read(path))
     again: list[str] = []
     with server(lambda body: again.append(json.dumps(body["messages"]) + str(body.get("seed"))) or perfect(body)) as (
             url, _):
-        kept.rename(endpoint.folder(kept.parents[1], url, "judge/1").with_suffix(".jsonl"))
-        moved = endpoint.folder(kept.parents[1], url, "judge/1")
+        path.rename(endpoint.folder(path.parents[1], url, "judge/1").with_suffix(".jsonl"))
+        moved = endpoint.folder(path.parents[1], url, "judge/1")
         moved.mkdir()
         moved.with_suffix(".jsonl").rename(moved / "answers.jsonl")   # the port is another one
         assert asked(url) == 0
     assert len(have) == 40 and not set(answered) & set(again)
-    assert have <= set(endpoint.read(moved / "answers.jsonl"))
+    assert have <= set(kept.read(moved / "answers.jsonl"))
 
 
 def test_faults_of_the_endpoint_are_one_line_without_the_key(place, capsys, monkeypatch):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tasks import chat
 from tasks.finetune import adopt as stage_module
@@ -72,7 +74,7 @@ def package(tmp_path, llama, tokenizer):
 
 
 def adopt(package, out, expects=""):
-    probe = Probe.model_construct(question="What is 12?", expects=expects)
+    probe = None if expects is None else Probe.model_construct(question="What is 12?", expects=expects)
     stage_module.adopt(package, out, adopt=AdoptParams(context=512, probe=probe), runtime=RUNTIME)
 
 
@@ -115,6 +117,54 @@ def test_another_architecture(package, tmp_path, llama, tokenizer):
     write_gguf(package / "m.gguf", llama, tokenizer, "gpt2")
     with pytest.raises(StageError, match="holds a 'gpt2' model"):
         adopt(package, tmp_path / "chat")
+
+
+def directory(path, model, tokenizer):
+    """A model as others save it: another template, no chat tokens."""
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def stranger():
+    """A fast tokenizer of bytes with an end-of-text token and nothing of ours."""
+    raw = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate(
+        ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<s>")
+    made.chat_template = "{{ messages }}"
+    return made
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_directory_gets_the_chat_tokens_and_keeps_its_logits(tmp_path, tied):
+    other = stranger()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(other), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=tied)).eval()
+    adopt(directory(tmp_path / "theirs", model, other), tmp_path / "ours", None)
+    made = checkpoint.load_model(tmp_path / "ours")
+    tokenizer = checkpoint.load_tokenizer(tmp_path / "ours", made.config.vocab_size)
+    assert len(tokenizer) == len(other) + 3 == made.config.vocab_size
+    assert [tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token] == [chat.PAD, "<s>", chat.END]
+    ids = torch.arange(1, 60)[None]
+    with torch.no_grad():
+        assert torch.allclose(made(ids).logits[..., :len(other)], model(ids).logits, atol=1e-5)
+    for table in (made.get_input_embeddings().weight, made.get_output_embeddings().weight):
+        assert torch.allclose(table[-3:], table[:-3].mean(0).expand(3, -1), atol=1e-6)
+    assert (made.get_input_embeddings().weight is made.get_output_embeddings().weight) == tied
+
+
+def test_a_directory_that_is_no_pair_or_no_llama(tmp_path, llama, tokenizer):
+    small = stranger()
+    small.add_tokens([f"word{n}" for n in range(20)])
+    with pytest.raises(StageError, match="tokenizer of 277 ids, model of 260 rows: not a pair"):
+        adopt(directory(tmp_path / "a", llama, small), tmp_path / "out", None)
+    theirs = directory(tmp_path / "b", llama, tokenizer)
+    (theirs / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    with pytest.raises(StageError, match="holds a 'qwen2' model"):
+        adopt(theirs, tmp_path / "out", None)
 
 
 def test_none_and_two_files(package, tmp_path):

@@ -28,7 +28,7 @@ def test_no_directory(tmp_path):
 
 def test_another_architecture(base):
     change(base, "config.json", model_type="gpt2")
-    with pytest.raises(StageError, match="holds a 'gpt2' model; this chain handles 'llama' only"):
+    with pytest.raises(StageError, match="holds a 'gpt2' model; this chain handles 'llama' only .* model.qk_norm: false"):
         checkpoint.load_model(base)
 
 
@@ -58,6 +58,24 @@ def test_nan_weights(base, llama, tokenizer):
 def test_a_tokenizer_that_does_not_fit_the_model(base, tokenizer):
     with pytest.raises(StageError, match="not a pair"):
         checkpoint.load_tokenizer(base, len(tokenizer) - 1)
+
+
+def test_a_tokenizer_without_the_chat_tokens(base):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (base / name).read_text(encoding="utf-8")
+        (base / name).write_text(text.replace("<|im_start|>", "<|other|>"), encoding="utf-8")
+    with pytest.raises(StageError, match=r"the tokenizer lacks <\|im_start\|>"):
+        checkpoint.load_tokenizer(base)
+
+
+def test_weights_that_are_not_all_there(base):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match="lacks 1 of the model's weights, model.layers.1.mlp.up_proj.weight first"):
+        checkpoint.load_model(base)
 
 
 def test_a_tokenizer_with_another_template(base):

@@ -62,21 +62,36 @@ def test_scores_are_summed_log_probabilities(llama, tokenizer):
         assert score == pytest.approx(sum(table[at - 1, ids[at]].item() for at in range(len(first), len(ids))), rel=1e-4)
 
 
-def test_the_first_and_second_loss_by_hand(llama, tokenizer):
-    """Before any step the policy is the reference: the loss is ln 2. After one, -ln sigmoid(beta * margin gained)."""
+def test_every_loss_is_equation_7_and_the_anchor(llama, tokenizer, monkeypatch):
+    """trl's loss at each step against Rafailov et al.'s equation 7 from our own summed log-probabilities, and the
+    chosen call's mean cross-entropy beside it."""
+    import trl
+
     pair = pairs.pairs(1, "train", 3, [""], tokenizer)[0]
-    settings = PREFERENCE.model_copy(update={"batch": 1, "epochs": 3})
-    def margin(model):
-        chosen, rejected = (stage_module.ending_scores(model, tokenizer, [(pair.prompt, end)]).item()
-                            for end in (pair.chosen, pair.rejected))
-        return chosen - rejected
-    reference = margin(llama)
-    adapted, rows = stage_module.optimize(llama, tokenizer, [pair], settings, seed=0)
-    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4) and len(rows) == 3
-    assert rows[1]["loss"] == pytest.approx(-math.log(1 / (1 + math.exp(-rows[1]["margin"]))), abs=2e-3)
-    # the margin trl reports before the last step is below the one we measure after it, by our own scores
-    gained = settings.beta * (margin(adapted.merge_and_unload()) - reference)
-    assert gained > rows[2]["margin"] - 1e-3 > -1e-3
+    settings = PREFERENCE.model_copy(update={"batch": 1, "epochs": 4, "anchor": 0.5})
+    length = len(tokenizer(pair.chosen, add_special_tokens=False)["input_ids"])
+    stock, seen = trl.DPOTrainer.compute_loss, []
+
+    def scores(model):
+        return stage_module.ending_scores(model.get_base_model(), tokenizer,
+                                          [(pair.prompt, pair.chosen), (pair.prompt, pair.rejected)]).tolist()
+
+    def compared(trainer, model, *args, **more):
+        chosen, rejected = scores(model)
+        with model.disable_adapter():
+            first, other = scores(model)
+        margin = settings.beta * ((chosen - first) - (rejected - other))
+        found = stock(trainer, model, *args, **more)
+        loss = found[0] if isinstance(found, tuple) else found
+        seen.append((loss.item(), math.log1p(math.exp(-margin)) - settings.anchor * chosen / length, margin))
+        return found
+
+    monkeypatch.setattr(trl.DPOTrainer, "compute_loss", compared)
+    _, rows = stage_module.optimize(llama, tokenizer, [pair], settings, seed=0)
+    assert len(seen) == len(rows) == 4 and seen[0][2] == pytest.approx(0, abs=1e-4) and seen[3][2] > 0.05
+    for (loss, by_hand, margin), row in zip(seen, rows, strict=True):
+        assert loss == pytest.approx(by_hand, abs=2e-3) and row["margin"] == pytest.approx(margin, abs=2e-3)
+        assert row["loss"] == pytest.approx(loss, abs=1e-3)
 
 
 def test_held_out_margins_grow_and_the_bytes_repeat(base, tmp_path, monkeypatch):

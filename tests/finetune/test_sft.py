@@ -1,6 +1,7 @@
 """Fine-tuning: a loss worked out apart, adapters that merge without a trace, a killed run that ends in the same bytes."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from tasks.finetune import checkpoint, lora, masking, sft as stage_module, training
-from tasks.finetune.settings import ConversationsParams, LoraParams, RehearsalParams, SftParams, TrainingParams
+from tasks.finetune.settings import ConversationsParams, DataSet, LoraParams, RehearsalParams, SftParams, TrainingParams
 from tasks.params import Runtime
 from tasks.stage import StageError
 
@@ -159,3 +160,20 @@ def test_bad_input_is_one_line(base, corpus, tmp_path, monkeypatch):
         run(base, corpus, tmp_path, lora=LORA.model_copy(update={"targets": ["w1"]}))
     with pytest.raises(StageError, match="the loss is nan|the loss is inf"):
         run(base, corpus, tmp_path, training=SFT.training.model_copy(update={"matrix_rate": 1e30, "clip": 1e30}))
+
+
+def test_data_of_ones_own_is_learned_and_counted(base, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.jsonl"
+    records = [{"instruction": f"say {n}", "output": "yes " * (300 if n == 3 else 2)} for n in range(12)]
+    own.write_text("".join(json.dumps(one) + "\n" for one in records) + "{}\n")
+    data = [DataSet(path=str(own), format="alpaca", sha256=hashlib.sha256(own.read_bytes()).hexdigest(), broken=1)]
+    none = ConversationsParams(**{name: 0 for name in ("facts", "lookups", "calls", "arithmetic", "recall", "functions",
+                                                       "drills")}, systems=[""])
+    metrics = run(base, corpus, tmp_path / "out", data=data, conversations=none, checked=3, method="dora",
+                  training=SFT.training.model_copy(update={"packed": True, "neftune_alpha": 1.0}))
+    assert metrics["data"] == {"own (alpaca)": {
+        "records": 13, "kept": 12, "unanswered": 0, "taken": 12, "overlong": 1, "broken": 1,
+        "faults": ["line 13: instruction is missing, not text"]}}
+    assert metrics["overlong"] == 1 and metrics["conversations"] == {"own (alpaca)": 12} and metrics["method"] == "dora"
+    assert metrics["loss_after"]["own (alpaca)"] < metrics["loss_before"]["own (alpaca)"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks import params, stage
-from tasks.finetune import checkpoint, training, tune
+from tasks.finetune import checkpoint, method, training, tune
 from tasks.finetune.masking import Example
 from tasks.finetune.settings import LoraParams, TrainingParams
 from tasks.stage import StageError
@@ -80,8 +80,8 @@ def test_gradients_pass_through_a_four_bit_base_after_an_evaluation(base):
     """Those of the same model with its 4-bit weights written out, by autograd; bitsandbytes 0.50.2 loses them."""
     import bitsandbytes
 
-    model = tune.prepared(base, "qlora", LORA, False, 0)
-    plain = tune.prepared(base, "lora", LORA, False, 0)
+    model = method.prepared(base, "qlora", LORA, [], False, 0)
+    plain = method.prepared(base, "lora", LORA, [], False, 0)
     rows = [Example("x", list(range(4, 60)), [1] * 56)]
     with torch.no_grad():
         for name, module in plain.named_modules():
@@ -109,8 +109,8 @@ def test_gradients_pass_through_a_four_bit_base_after_an_evaluation(base):
 def test_what_cannot_be_tuned_is_one_line(base, conversations, tmp_path):
     with pytest.raises(StageError, match="2 of them are kept to check|have at most 16 tokens"):
         run(base, conversations, tmp_path, values("full", length=16))
-    with pytest.raises(StageError, match="folding the adapters moved a logit"):
+    with pytest.raises(StageError, match="merging the adapters moved a logit"):
         run(base, conversations, tmp_path, values("lora", lora=LORA.model_copy(update={"max_merge_error": 1e-30})))
     conversations.write_text("{}\n")
-    with pytest.raises(StageError, match="given.jsonl:1 is no conversation"):
+    with pytest.raises(StageError, match="given.jsonl, line 1: messages is missing"):
         run(base, conversations, tmp_path, values("full"))

@@ -28,6 +28,8 @@ if pathlib.Path("fail").exists() and pathlib.Path("fail").read_text() == out.ste
     sys.exit(1)
 if pathlib.Path("alarm").exists() and pathlib.Path("alarm").read_text() == out.stem:
     print("watchman: t: step 9: spike", flush=True)
+    from tqdm import tqdm
+    for _ in tqdm(range(4), desc="pretrain t", mininterval=0): pass
 print("making", out, flush=True)
 pathlib.Path("pids").mkdir(exist_ok=True)
 (pathlib.Path("pids") / out.stem).write_text(str(os.getpid()))

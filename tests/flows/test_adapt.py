@@ -283,3 +283,23 @@ def test_the_smallest_of_those_not_told_apart_is_chosen(tmp_path, model, monkeyp
         adapt.run(written(tmp_path, candidates=[str(big), str(small)]),
                   lambda entry, _: seen.update({entry["node"]: entry}), tmp_path)
     assert seen["candidate"]["choice"].endswith(chosen) and reason in seen["candidate"]["reason"]
+
+
+def test_a_candidate_that_uses_its_tools_is_preferred_to_a_smaller_one_that_cannot(tmp_path, model, monkeypatch):
+    able = tmp_path / "able"
+    shutil.copytree(model, able)
+    config = json.loads((able / "config.json").read_text())
+    (able / "config.json").write_text(json.dumps(config | {"intermediate_size": 256}))
+    asked = acted(1.0)
+    monkeypatch.setattr(way.trial, "ask", lambda place, given, items, tools, *_: asked(
+        place, given, items, tools and place.name == "able"))
+    monkeypatch.setattr(adapt, "gap", lambda *_: pytest.fail("seen enough"))
+    seen = {}
+    file = with_actions(tmp_path, model, 0.8)
+    given = yaml.safe_load(file.read_text()) | {"candidates": [str(model), str(able)]}
+    file.write_text(yaml.safe_dump(given))
+    with pytest.raises(pytest.fail.Exception):
+        adapt.run(file, lambda entry, _: seen.update({entry["node"]: entry}), tmp_path)
+    made = seen["candidate"]
+    assert made["choice"] == str(able) and "with its tools" in made["reason"]
+    assert made["numbers"]["with tools"][str(able)] == 1 and made["numbers"][str(able)]["value"] == 0

@@ -105,6 +105,11 @@ def test_an_alarm_of_a_stage_is_an_event_of_the_server(pipeline, run_chain, pref
         time.sleep(0.2)
     assert found[0]["payload"] == {"line": "t: step 9: spike"}
     assert found[0]["resource"]["prefect.resource.id"] == "catena.stage.b"
+    # and its bar an artifact, which the end of the stage completed
+    shown = httpx.post(f"{prefect_env['PREFECT_API_URL']}/artifacts/filter", json={
+        "artifacts": {"key": {"any_": ["progress-b"]}, "type": {"any_": ["progress"]}}}).json()
+    assert [one["data"] for one in shown] == [100.0] and shown[0]["description"].startswith("ran in ")
+    assert shown[0]["task_run_id"]
 
 
 def test_killed_flow_leaves_no_stage_behind_and_the_next_ends_in_the_same_bytes(pipeline, run_chain, prefect_env):

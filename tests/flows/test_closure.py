@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows import graph
 
@@ -93,6 +94,18 @@ def test_deps_exist_and_are_needed(name):
     assert not idle, f"{name}: dvc.yaml names code that the stage never loads: {idle}"
 
 
+def test_stages_that_only_a_profile_has_name_their_code_too():
+    """Those of an empty `foreach` (params.yaml's `aligned`) are in no graph of the default run."""
+    absent = {name: entry["do"] for name, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
+              if "do" in entry and not any(stage.startswith(f"{name}@") for stage in STAGES)}
+    assert {"grpo", "reward"} <= absent.keys()
+    for name, entry in absent.items():
+        needed = closure(re.match(r"python -m (\S+)", entry["cmd"]).group(1))
+        code = [dep for dep in entry["deps"] if "${" not in dep]
+        assert not [path for path in needed if not covered(path, tuple(code))], name
+        assert not [dep for dep in code if dep.endswith(".py") and dep not in needed], name
+
+
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_cmd_shows_every_input_and_output(name):
     stage = STAGES[name]
@@ -106,7 +119,7 @@ def test_cmd_shows_every_input_and_output(name):
 
 def test_imports_run_downward():
     """flows -> tasks -> kernels, and no link of the chain imports a later one."""
-    order = ["data", "tokenizer", "pretrain", "finetune", "quantize", "serve", "evaluate", "agents", "report"]
+    order = ["data", "tokenizer", "pretrain", "finetune", "quantize", "serve", "align", "evaluate", "agents", "report"]
     wrong = []
     tracked = subprocess.run(["git", "ls-files", "tasks", "kernels"], cwd=ROOT, capture_output=True, text=True).stdout
     for path in tracked.split():

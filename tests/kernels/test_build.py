@@ -46,7 +46,7 @@ def test_a_failed_build_leaves_nothing_and_says_why(small):
 def test_no_compiler(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(build.CompilerMissing, match="no C.. compiler: install g.., or `pip install ziglang`"):
         build.compiler()
     monkeypatch.setenv("CXX", "no-such-compiler -O9")

@@ -66,8 +66,9 @@ def test_what_autograd_keeps_is_what_is_counted(kind, precision, checkpointing, 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tasks.finetune import lora, training, tune
+    from tasks.finetune import lora, training
     from tasks.finetune.masking import Example
+    from tasks.finetune.method import prepared
     from tasks.finetune.settings import LoraParams
     from tasks.pretrain import model as models
 
@@ -83,7 +84,7 @@ def test_what_autograd_keeps_is_what_is_counted(kind, precision, checkpointing, 
         made = lora.adapt(made, low, [], 0)
     elif kind == "qlora":
         made.save_pretrained(tmp_path)
-        made = tune.prepared(tmp_path, kind, low, False, 0)
+        made = prepared(tmp_path, kind, low, [], False, 0)
         models.use_products(training.plain(made))
     made.train()
     own = {p.untyped_storage().data_ptr() for p in made.parameters()}

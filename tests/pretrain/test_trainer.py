@@ -11,10 +11,12 @@ import time
 from keyword import kwlist
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.tokenizer import pack, shards
@@ -25,7 +27,8 @@ RUN = {
     "tokens": 60 * 128, "sequence": 32, "batch": 4, "optimizer": "muon", "matrix_rate": 0.02, "rate": 0.005,
     "momentum": 0.95, "weight_decay": 0.0, "clip": 1.0, "warmup": 0.1, "decay": 0.5, "precision": "bf16",
     "zero_stage": 0, "score_steps": 20, "score_tokens": 200, "checkpoint_steps": 6,
-    "watch": {"spike": 12.0, "rollbacks": 2}, "must_beat": []}
+    "patience": 3, "watch": {"spike": 12.0, "rollbacks": 2}, "must_beat": []}
+DOMAINS = ("code", "knowledge")
 SHAPE = {"base": None, "hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 32,
          "positions": 64, "rope_theta": 10000.0}
 
@@ -41,7 +44,8 @@ def packed(tmp_path_factory):
     (home / "corpus").mkdir()
     held_out = [text[:300] for text in texts[-2:]]
     for path, part in ((home / "corpus" / "0.jsonl", texts[:-2]), (home / "held_out.jsonl", held_out)):
-        path.write_text("".join(json.dumps({"text": t, "id": f"{i:03d}", "metadata": {}}) + "\n"
+        about = [{"language": "en", "domain": DOMAINS[i % 2]} for i in range(len(part))]
+        path.write_text("".join(json.dumps({"text": t, "id": f"{i:03d}", "metadata": about[i]}) + "\n"
                                 for i, t in enumerate(part)))
     pack.pack(home / "corpus", home / "held_out.jsonl", home / "tokenizer", home / "packed", home / "m.json",
               pack=pack.PackParams(batch_documents=9), seed=1)
@@ -68,7 +72,7 @@ def start(folder, packed):
 
 def finish(folder, packed):
     process = start(folder, packed)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=3000)
     return process.returncode, said
 
 
@@ -109,15 +113,68 @@ def test_the_model_learnt_and_its_score_is_the_one_transformers_gives(clean, pac
 def test_the_curve_falls_and_holds_no_seconds(clean):
     with (clean / "metrics/t.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "tokens", "train_loss", "held_out_bpb"]
+    assert list(rows[0]) == ["step", "tokens", "train_loss", "held_out_bpb", "grad_norm", "rate",
+                             "bpb_en_code", "bpb_en_knowledge"]
     assert [int(row["step"]) for row in rows] == [20, 40, 60]
     assert float(rows[-1]["held_out_bpb"]) < float(rows[0]["held_out_bpb"])
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert all(float(row["grad_norm"]) > 0 for row in rows)
+    assert [float(row["rate"]) for row in rows] == pytest.approx([1, 21 / 30, 1 / 30], abs=1e-5)  # 6 up, 30 down of 60
+
+
+def test_tensorboard_shows_the_curve_and_the_steps_between(clean):
+    events = EventAccumulator(str(clean / ".runtime/tensorboard/t"), size_guidance={"scalars": 0})
+    events.Reload()
+    with (clean / "metrics/t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for tag, column in (("held_out/bpb", "held_out_bpb"), ("held_out/bpb_en_code", "bpb_en_code")):
+        assert [(one.step, one.value) for one in events.Scalars(tag)] == [
+            (int(row["step"]), pytest.approx(float(row[column]), abs=1e-5)) for row in rows]
+    looked = {one.step: one.value for one in events.Scalars("train/grad_norm")}
+    assert sorted(looked) == sorted({*range(6, 61, 6), 20, 40, 60})
+    means = [np.mean([looked[step] for step in looked if low < step <= low + 20]) for low in (0, 20, 40)]
+    assert [float(row["grad_norm"]) for row in rows] == pytest.approx(means, rel=1e-4)
+
+
+def test_bits_per_byte_by_kind_make_up_the_whole(clean):
+    metrics = json.loads((clean / "metrics/t.json").read_text())
+    for kind in ("language", "domain", "source"):
+        rows = [row for row in metrics["by_kind"] if row["by"] == kind]
+        assert sum(row["documents"] for row in rows) == 2
+        for of, whole in (("held_out_bpb", metrics["held_out_bpb"]), ("bigram", metrics["baselines_bpb"]["bigram"])):
+            assert sum(row[of] * row["bytes"] for row in rows) / metrics["held_out"]["bytes"] == pytest.approx(
+                whole, abs=2e-5)
+    assert [row["name"] for row in metrics["by_kind"]] == ["en", "code", "knowledge", "unknown"]
+
+
+def test_a_run_without_gain_ends_early_with_the_weights_of_its_best_point(packed, tmp_path):
+    rising = {"rate": 0.5, "matrix_rate": 1.0, "decay": 0.0, "warmup": 0.2, "score_steps": 2, "patience": 2,
+              "tokens": 40 * 128, "watch": {"spike": 1000.0, "rollbacks": 0}}
+    folder = workspace(tmp_path / "w", run=rising)
+    code, said = finish(folder, packed)
+    assert code == 0, said
+    metrics = json.loads((folder / "metrics/t.json").read_text())
+    with (folder / "metrics/t.csv").open() as file:
+        scores = {int(row["step"]): float(row["held_out_bpb"]) for row in csv.DictReader(file)}
+    best = min(scores, key=scores.get)
+    assert metrics["kept_step"] == best and metrics["steps"] == max(scores) == best + 4 < 40
+    assert metrics["tokens"] == metrics["steps"] * 128
+    assert abs(metrics["held_out_bpb"] - scores[best]) < abs(metrics["held_out_bpb"] - scores[metrics["steps"]])
+
+
+def test_patience_is_refused_where_no_rank_has_all_weights(packed, tmp_path):
+    line = error_of(workspace(tmp_path / "w", run={"zero_stage": 3}), packed, code=2)
+    assert "tracks.t.pretrain" in line and "zero_stage at most 2" in line
 
 
 def test_seconds_are_kept_apart_and_the_checkpoints_are_gone(clean):
     timing = json.loads((clean / ".runtime/timing/pretrain-t.json").read_text())
     assert timing["tokens_per_second"] > 0 and timing["resumed_at_step"] == 0
+    flops = json.loads((clean / "metrics/t.json").read_text())["flops"] / (60 * 128)
+    assert timing["tflops_per_rank"] == pytest.approx(timing["tokens_per_second_per_rank"] * flops / 1e12)
+    assert timing["mfu"] == pytest.approx(timing["tflops_per_rank"] / timing["ceiling_tflops"])
+    assert 0 < timing["mfu"] < 1 and timing["ceiling"] == "measured bf16 product, 1 threads"
+    assert timing["peak_host_mib"] > 200 and 0 <= timing["data_wait"] < 1
     assert list((clean / ".resume/pretrain-t").iterdir()) == []
 
 
@@ -146,10 +203,19 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(clean, packed, tmp_path)
     assert {k: v for k, v in produced(folder).items() if "/." not in k} == produced(clean)
 
 
-def of_two_ranks(folder):
+def of_two_ranks(folder, **run):
     """A workspace whose runs the launcher starts as two ranks here."""
     (folder.parent / "hosts").write_text("localhost slots=2\n")
-    return workspace(folder, run={"precision": "fp32"}, runtime={"hostfile": str(folder.parent / "hosts")})
+    return workspace(folder, run={"precision": "fp32"} | run, runtime={"hostfile": str(folder.parent / "hosts")})
+
+
+def same_losses(one, other):
+    """The training losses of two runs' curves, no two points of a run alike, are the same within 0.02 nats."""
+    with (one / "metrics/t.csv").open() as mine, (other / "metrics/t.csv").open() as theirs:
+        pairs = [(float(a["train_loss"]), float(b["train_loss"])) for a, b in
+                 zip(csv.DictReader(mine), csv.DictReader(theirs), strict=True)]
+    assert len({b for _, b in pairs}) == len(pairs) > 2
+    assert all(a == pytest.approx(b, abs=0.02) for a, b in pairs), pairs
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +239,7 @@ def test_a_rank_that_dies_is_launched_again_and_the_run_ends_in_the_same_bytes(t
     ranks = [one for one in psutil.Process(process.pid).children(recursive=True) if "--local_rank=1" in one.cmdline()
              or one.environ().get("RANK") == "1"]
     ranks[-1].kill()
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=3000)
     assert process.returncode == 0 and "launched again from step-" in said and "resumed at step" in said, said
     assert {k: v for k, v in produced(folder).items() if "/." not in k} == produced(two)
 
@@ -220,3 +286,92 @@ def test_a_baseline_that_is_not_beaten_stops_the_chain_and_keeps_the_work(packed
     workspace(tmp_path / "w", run={"tokens": 128})
     code, said = finish(folder, packed)
     assert code == 0 and "resumed at step 1 " in said
+
+
+def test_killed_on_one_rank_it_goes_on_on_two_with_the_same_batches(two, packed, tmp_path):
+    folder = workspace(tmp_path / "moved", run={"precision": "fp32"})
+    process = with_a_checkpoint(folder, packed)
+    process.kill()
+    process.communicate()
+    code, said = finish(of_two_ranks(folder), packed)
+    assert code == 0 and "which 1 ranks wrote: on 2 with the same batches" in said, said
+    same_losses(folder, two)
+
+
+def test_two_ranks_that_share_each_sequence_learn_the_same(two, packed, tmp_path):
+    code, said = finish(of_two_ranks(tmp_path / "ulysses", sequence_parallel=2), packed)
+    assert code == 0, said
+    same_losses(tmp_path / "ulysses", two)
+
+
+@pytest.fixture(scope="module")
+def alone(packed, tmp_path_factory):
+    """A function that builds runs in this process, the only rank: name, then what differs from RUN in fp32 with AdamW.
+    For the module's last tests, all in the one process group that DeepSpeed knows in a process."""
+    from tasks import params
+    from tasks.model import ModelParams
+    from tasks.pretrain import loop, parallel
+    from tasks.pretrain.settings import PretrainParams
+
+    home, patch = tmp_path_factory.mktemp("alone"), pytest.MonkeyPatch()
+    values = yaml.safe_load((workspace(home / "w") / "params.yaml").read_text())
+    runtime = params.section(params.Runtime, "runtime", values)
+    for name in ("TORCH_EXTENSIONS_DIR", "DS_ACCELERATOR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT",
+                 "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        patch.setenv(name, os.environ.get(name, ""))
+    patch.delenv("RANK")
+    patch.chdir(home)
+    parallel.environment(runtime)
+
+    def build(name, **changes):
+        return loop.Run(loop.Job(
+            packed=packed / "packed", tokenizer=packed / "tokenizer", directory=home / "d", curve=home / "c",
+            result=home / "r", resume=home / name, name=name, model=ModelParams(**SHAPE), seed=7,
+            pretrain=PretrainParams(**RUN | {"precision": "fp32", "optimizer": "adamw"} | changes),
+            runtime=runtime), 0, 1)
+
+    with parallel.ranks(runtime):
+        yield build
+    torch.use_deterministic_algorithms(False)
+    patch.undo()
+
+
+def test_parts_of_a_batch_recomputing_and_offload_change_no_loss(alone):
+    def losses(name, **changes):
+        run = alone(name, **changes)
+        return [float(run.step(step, timed=False)) for step in range(5)]
+
+    plain = losses("plain")
+    assert plain[-1] < plain[0] - 0.05
+    for name, changes in {"parts": {"micro_batch": 1}, "recompute": {"recompute": True},
+                          "zero": {"zero_stage": 1, "micro_batch": 2, "recompute": True},
+                          "offload": {"zero_stage": 2, "offload": True}}.items():
+        assert losses(name, **changes) == pytest.approx(plain, abs=1e-3), name
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_the_universal_form_of_a_zero_checkpoint_goes_on_as_the_run_itself(alone, zero):
+    from tasks.pretrain import universal
+
+    one = alone(f"one-{zero}", zero_stage=zero)
+    for step in range(4):
+        one.step(step, timed=False)
+    one.looked = one.filled = 0
+    one.save(4)
+    one.settle()
+    wanted = [float(one.step(step, timed=False)) for step in (4, 5, 6)]
+    other = alone(f"other-{zero}", zero_stage=zero)
+    folder, progress = one.checkpoints.latest(print)
+    assert progress["ranks"] == 1 and universal.load(other.engine, folder, "adamw", 0)
+    assert [float(other.step(step, timed=False)) for step in (4, 5, 6)] == pytest.approx(wanted, abs=1e-5)
+    assert [path.name for path in folder.parent.glob("*step*")] == ["step-000000004"]
+
+
+def test_what_the_universal_form_cannot_hold_is_refused(tmp_path):
+    from tasks.pretrain import universal
+    from tasks.stage import StageError
+
+    with pytest.raises(StageError, match="pretrain.optimizer = muon goes on with the same number only"):
+        universal.load(None, tmp_path, "muon", 0)
+    with pytest.raises(StageError, match="cannot be converted"):
+        universal.convert(tmp_path / "none", tmp_path / "out")

@@ -80,3 +80,13 @@ def test_torch_rounds_keys_and_values_as_asked(tiny, kv, worst):
         rows.append(backend.step(tokens, np.arange(60), np.zeros(60, np.int64), table, np.arange(60)))
     moved = np.sqrt(((rows[1] - rows[0]) ** 2).mean() / rows[0].var())
     assert 0 < moved < worst
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_a_model_of_another_family_is_refused_and_never_served_without_its_norms(tiny, tmp_path, backend, family):
+    shutil.copytree(tiny / "chat", tmp_path / "chat")
+    config = json.loads((tmp_path / "chat/config.json").read_text())
+    (tmp_path / "chat/config.json").write_text(json.dumps(config | {"model_type": family}))
+    with pytest.raises(ModelError, match=f"model_type is '{family}': .* model.qk_norm: false and model.sliding_window"):
+        load(tmp_path / "chat", backend=backend)

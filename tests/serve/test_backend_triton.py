@@ -122,7 +122,7 @@ def test_what_it_cannot_do_is_said_in_one_line(directories, tmp_path):
 @pytest.mark.parametrize("change, message", [
     ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv", "group_size": 64}}, "gemm"),
     ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_type 'dynamic'"),
-    ({"model_type": "mistral"}, "model_type 'mistral'"), ({"num_hidden_layers": 3}, "lacks model.layers.2"),
+    ({"model_type": "mistral"}, "model_type is 'mistral'"), ({"num_hidden_layers": 3}, "lacks model.layers.2"),
     ({"num_hidden_layers": 1}, "no place for: model.layers.1")])
 def test_other_directories_are_refused(directories, tmp_path, change, message):
     shutil.copytree(directories / "int4", tmp_path / "int4")

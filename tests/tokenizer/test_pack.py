@@ -52,6 +52,7 @@ def test_held_out_documents_keep_their_order_and_bytes(packed):
     texts, stream = decoded(packed, "held_out")
     assert texts == HELD_OUT
     assert stream.index[:, 1].tolist() == [17, 2]
+    assert shards.kinds(packed, "held_out", 2) == [dict.fromkeys(shards.KINDS, "unknown")] * 2
 
 
 def test_the_batch_size_changes_no_byte(packed, tmp_path):

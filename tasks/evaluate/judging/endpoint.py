@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import openai
 
 from tasks import progress
+from tasks.evaluate import kept
 from tasks.stage import StageError
 
 RETRIES = 5          # of the client, with growing pauses: no connection, time-outs, 408, 409, 429, 5xx
@@ -51,7 +51,7 @@ class Endpoint:
         self.client, self.model, self.workers = client.with_options(max_retries=RETRIES), model, workers
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "answers.jsonl"
-        self.kept = read(self.path)
+        self.kept = kept.read(self.path)
         self.asked, self.known = 0, 0
         self.plainer: dict[str, int] = {}
         self.refusal, self.refused = "", Counter()
@@ -99,9 +99,8 @@ class Endpoint:
                 if self.refused[request.path] >= ENOUGH and request.path not in self.plainer:
                     self.plainer[request.path] = len(request.forms)
             return
-        line = json.dumps([request.key, reply], ensure_ascii=False) + "\n"
         with self.guard:
-            append(self.path, line)
+            kept.append(self.path, [(request.key, reply)])
             self.kept[request.key] = reply
             self.asked += 1
 
@@ -136,36 +135,6 @@ class Endpoint:
             return f"{where} cannot be reached, tried {RETRIES + 1} times: check --url; {kept}"
         said = " ".join(str(error).split())[:200]
         return f"{where} failed ({said}); {kept}"
-
-
-def append(path: Path, line: str) -> None:
-    """Add a line, on the disk when this returns. Raises StageError where the disk is full."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(handle, line.encode()) != len(line.encode()):
-            raise StageError(f"{path}: the disk is full; free space and run again, what was answered is kept")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read(path: Path) -> dict[str, Reply]:
-    """The replies kept in a file. A last line torn by a crash is cut off; another broken one raises StageError."""
-    if not path.is_file():
-        return {}
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        os.truncate(path, end)
-    kept = {}
-    for number, line in enumerate(whole[:end].splitlines(), 1):
-        try:
-            key, reply = json.loads(line)
-            kept[key] = dict(reply)
-        except (ValueError, TypeError):
-            raise StageError(f"{path}:{number} is no kept answer: delete the file, the judge is then asked again"
-                             ) from None
-    return kept
 
 
 def folder(base: Path, *identity: str) -> Path:

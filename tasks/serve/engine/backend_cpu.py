@@ -13,7 +13,7 @@ from kernels.linear import pack
 from kernels.step.session import PAGE, Session, Shape
 from tasks.serve.engine import adapters as lora
 from tasks.serve.engine import packed
-from tasks.serve.engine.directory import ModelError, ModelFiles
+from tasks.serve.engine.directory import ModelError, ModelFiles, require_llama
 
 KV_KINDS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 MOST_THREADS = 256
@@ -88,8 +88,7 @@ def read_shape(files: ModelFiles) -> Shape:
     def refuse(key: str, why: str) -> ModelError:
         return ModelError(f"{path}: {key} is {config.get(key)!r}: {why}")
 
-    if config.get("model_type") != "llama":
-        raise refuse("model_type", "the CPU kernels compute llama models only")
+    require_llama(files)
     if config.get("hidden_act", "silu") != "silu":
         raise refuse("hidden_act", "only silu is computed")
     for key in ("attention_bias", "mlp_bias"):

@@ -16,7 +16,7 @@ import torch
 
 from tasks.quantize import formats
 from tasks.serve.engine import adapters as lora
-from tasks.serve.engine.directory import ModelError, ModelFiles
+from tasks.serve.engine.directory import ModelError, ModelFiles, require_llama
 from tasks.stage import StageError
 
 BLOCK = 16
@@ -68,6 +68,7 @@ class TorchBackend:
         from transformers import LlamaForCausalLM
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+        require_llama(files)
         torch.set_num_threads(threads)
         try:
             if formats.is_int4(files.directory):

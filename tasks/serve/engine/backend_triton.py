@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tasks.quantize import formats
-from tasks.serve.engine.directory import ModelError, ModelFiles
+from tasks.serve.engine.directory import ModelError, ModelFiles, require_llama
 
 BLOCK = 16
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # angles that do not change with a sequence's length
@@ -167,9 +167,8 @@ def angles(files: ModelFiles, device: torch.device) -> tuple[torch.Tensor, torch
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+    require_llama(files)
     plain = {key: value for key, value in files.config.items() if key != "quantization_config"}
-    if plain.get("model_type") != "llama":
-        raise ModelError(f"{files.directory / 'config.json'}: model_type {plain.get('model_type')!r}, not 'llama'")
     rope = plain.get("rope_parameters") or plain.get("rope_scaling") or {}
     if rope.get("rope_type", "default") not in STATIC_ROPE:
         raise ModelError(f"{files.directory / 'config.json'}: rope_type {rope['rope_type']!r} is none of "

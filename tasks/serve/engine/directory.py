@@ -55,6 +55,15 @@ def read_files(directory: Path) -> ModelFiles:
     return ModelFiles(directory, config, frozenset(flat), sums)
 
 
+def require_llama(files: ModelFiles) -> None:
+    """Raise ModelError where config.json names another family: its norms or its window would be passed over."""
+    family = files.config.get("model_type")
+    if family != "llama":
+        raise ModelError(f"{files.directory / 'config.json'}: model_type is {family!r}: this server computes llama "
+                         "models only; pretrain with model.qk_norm: false and model.sliding_window: null, or serve it "
+                         "with transformers or vLLM")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelError where the file is none."""
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, grammar_from
@@ -83,18 +84,28 @@ def form_grammar(kind: str, value: Any) -> str:
     return schema_grammar(schema)
 
 
-def tool_grammar(tools: dict[str, dict[str, Any]], *, required: bool, several: bool) -> str:
+def tool_grammar(tools: dict[str, dict[str, Any]], *, required: bool, several: bool, before: str = "",
+                 after: dict[str, dict[str, Any]] | None = None) -> str:
     """The grammar of a turn with `tools` (name -> parameters schema).
 
     required: the turn is a call (or, `several`, calls). Otherwise it is text that may end in calls: a call's own
-    rules hold from the moment CALL_START stands in the text.
+    rules hold from the moment CALL_START stands in the text. `before` is a text that a required call stands behind,
+    `after` the tools of the calls behind it, where they are not `tools` again.
     """
-    calls = [f'call_{i}: {quoted(f", {chr(34)}arguments{chr(34)}: ", name)} %json {spaced(parameters)} '
-             f'{json.dumps("}" + CALL_END)}' for i, (name, parameters) in enumerate(sorted(tools.items()))]
+    def rule(name: str, function: str, parameters: dict[str, Any]) -> str:
+        return (f'{name}: {quoted(f", {chr(34)}arguments{chr(34)}: ", function)} %json {spaced(parameters)} '
+                f'{json.dumps("}" + CALL_END)}')
+
+    calls = [rule(f"call_{i}", *each) for i, each in enumerate(sorted(tools.items()))]
     choice = "rest: " + " | ".join(f"call_{i}" for i in range(len(calls)))
-    more = f"({json.dumps(CALL_START)} rest)*" if several else ""
+    following = "rest"
+    if after:
+        later = [rule(f"later_{i}", *each) for i, each in enumerate(sorted(after.items()))]
+        calls += [*later, "later: " + " | ".join(f"later_{i}" for i in range(len(later)))]
+        following = "later"
+    more = f"({json.dumps(CALL_START)} {following})*" if several else ""
     if required:
-        head = f"start: {json.dumps(CALL_START)} rest {more}"
+        head = f"start: {json.dumps(before + CALL_START, ensure_ascii=False)} rest {more}"
     else:
         head = (f"start: FREE | opening rest {more}\nopening[lazy]: FREE {json.dumps(CALL_START)}\n"
                 "FREE: /(.|\\n)*/")
@@ -106,6 +117,16 @@ def quoted(after: str, name: str) -> str:
     return json.dumps('{"name": ' + json.dumps(name, ensure_ascii=False) + after, ensure_ascii=False)
 
 
+class Stepwise(Protocol):
+    """A grammar that is another one when more of the answer is known."""
+
+    def state(self, text: str) -> Hashable:
+        """What the grammar depends on, given the answer so far; None in its beginning."""
+
+    def grammar(self, text: str, state: Any) -> str:
+        """The grammar of the whole answer in that state."""
+
+
 class Grammars:
     """Compiles grammars for one vocabulary; the tokenizer's tables are made at the first use."""
 
@@ -115,9 +136,11 @@ class Grammars:
         self.kept: dict[str, LLMatcher] = {}
         self.lock = threading.Lock()
 
-    def matcher(self, grammar: str) -> Matcher:
+    def matcher(self, grammar: str | Stepwise) -> Matcher:
         """A fresh matcher. Raises GrammarError where the schema is not one that can be decoded."""
-        return Matcher(self.compiled(grammar).deep_copy(), self.size)
+        if isinstance(grammar, str):
+            return Matcher(self.compiled(grammar).deep_copy(), self.size)
+        return StepwiseMatcher(self, grammar)
 
     def compiled(self, grammar: str) -> LLMatcher:
         """The grammar compiled, from the last KEPT ones if it is among them; safe on any thread.
@@ -162,3 +185,26 @@ class Matcher:
         if not self.matcher.consume_token(token):
             raise GrammarError(" ".join(self.matcher.get_error().split())[:300])
         return self.matcher.is_stopped()
+
+
+class StepwiseMatcher(Matcher):
+    """The state of one sequence in a grammar that changes on the way. One that does not hold for what is written
+    already is passed over."""
+
+    def __init__(self, grammars: Grammars, source: Stepwise) -> None:
+        super().__init__(grammars.compiled(source.grammar("", None)).deep_copy(), grammars.size)
+        self.grammars, self.source, self.known = grammars, source, None
+        self.tokens: list[int] = []
+
+    def accept(self, token: int) -> bool:
+        """Advance by a token; True when nothing more may follow."""
+        ended = super().accept(token)
+        self.tokens.append(token)
+        text = self.grammars.vocabulary.tokenizer.decode(self.tokens, skip_special_tokens=False)
+        state = self.source.state(text)
+        if not ended and state is not None and state != self.known:
+            self.known = state
+            changed = self.grammars.compiled(self.source.grammar(text, state)).deep_copy()
+            if changed.try_consume_tokens(self.tokens) == len(self.tokens):
+                self.matcher = changed
+        return ended

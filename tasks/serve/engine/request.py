@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tasks.serve.engine.grammar import Matcher
+from tasks.serve.engine.grammar import Matcher, Stepwise
 from tasks.serve.engine.prefix import Chain
 from tasks.serve.engine.sampler import Sampling, TokenLogprob
 from tasks.serve.engine.text import TextStream
@@ -32,7 +32,7 @@ class Request:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: bool = False
-    grammar: str | None = None
+    grammar: str | Stepwise | None = None
     adapter: str | None = None
     embed: bool = False
     pooling: str = "mean"

@@ -191,7 +191,7 @@ def test_an_end_without_an_answer_and_a_server_that_is_gone_are_told(chat, stage
     assert "The agent ended: out of steps." in chat.text(".wrong")
     chat.js("window.real = fetch; window.fetch = () => Promise.reject(new TypeError('gone'))")
     chat.ask("Again?")
-    assert "does not answer" in chat.js("[...document.querySelectorAll('.wrong')].at(-1).innerText")
+    chat.until("[...document.querySelectorAll('.wrong')].at(-1).innerText.includes('does not answer')")
     chat.js("window.fetch = window.real")
 
 

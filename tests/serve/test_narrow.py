@@ -1,0 +1,107 @@
+"""What a question says, and schemas bounded to it: against jsonschema, and values read by hand."""
+
+import jsonschema
+import pytest
+
+from tasks.serve import said
+from tasks.serve.copied import Copied, arguments
+from tasks.serve.narrow import narrowed
+
+TEXT = ("Please lend Nora O'Brien $12,500 at 4.5% for three years from 7 March 2024, paid quarterly in euros, and list "
+        "the banks 'North One', 'Pier' and 'Old Mill'.")
+
+
+def test_numbers_in_digits_in_words_in_percent_and_with_prefixes():
+    def stated(text):
+        return [list(each.values) for each in said.numbers(text)]
+
+    assert stated("$1,250,000 and -3 or 2.5k") == [[1250000], [-3], [2500]]
+    assert stated("4.5% or 12 percent of twenty-five hundred") == [[0.045, 4.5], [0.12, 12], [2500]]
+    assert stated("a 50mH coil, 300K, x^2, the 14th, two dozen eggs") == [[0.05, 50], [300], [14], [24]]
+    assert stated("nothing") == []
+
+
+def test_dates_share_the_year_and_impossible_ones_are_none():
+    assert [each.values[0] for each in said.dates("from May 3rd to 7 June 2021")] == [(2021, 5, 3), (2021, 6, 7)]
+    assert [each.values[0] for each in said.dates("2020-02-29 or 25/12/2021")] == [(2020, 2, 29), (2021, 12, 25)]
+    assert said.dates("3 May") == said.dates("2020-19-45") == []
+
+
+def test_lists_are_what_is_enumerated():
+    assert [each.values for each in said.numeric_lists("[1, 2.5] and 3 and 4%, 5%")][0] == ([1, 2.5],)
+    [quoted, *_] = said.worded_lists("the banks 'North One', 'Pier' and 'Old Mill'.")
+    assert quoted.values == (["North One", "Pier", "Old Mill"],)
+    assert ["apples", "old pears", "figs"] in [each.values[0] for each in said.worded_lists(
+        "Buy apples, old pears and figs today.")]
+
+
+def narrow(properties, required=(), **given):
+    return narrowed({"type": "object", "properties": properties, "required": list(required)}, TEXT, "loan.offer", **given)
+
+
+def allows(schema, arguments):
+    return jsonschema.Draft202012Validator(schema).is_valid(arguments)
+
+
+def test_values_are_copied_and_nothing_else():
+    made = narrow({"name": {"type": "string"}, "amount": {"type": "integer"}, "rate": {"type": "number"},
+                   "start": {"type": "string", "description": "First day (YYYY-MM-DD)"},
+                   "banks": {"type": "array", "items": {"type": "string"}}}, ["name", "amount", "rate", "start", "banks"])
+    right = {"name": "Nora O'Brien", "amount": 12500, "rate": 0.045, "start": "2024-03-07",
+             "banks": ["North One", "Pier", "Old Mill"]}
+    assert allows(made, right)
+    for name, wrong in (("name", "Nora Brian"), ("amount", 125), ("rate", 45), ("rate", 4.5), ("start", "2024-07-03"),
+                        ("banks", ["North One", "Sea"])):
+        assert not allows(made, right | {name: wrong}), name
+
+
+def test_points_are_offered_where_the_description_says_so():
+    made = narrow({"rate": {"type": "number", "description": "Rate in percent"}}, ["rate"])
+    assert allows(made, {"rate": 4.5})
+
+
+def test_what_was_taken_is_not_taken_again():
+    properties = {"years": {"type": "integer"}, "amount": {"type": "integer"}}
+    made = narrow(properties, properties, given={"years": 3})
+    assert allows(made, {"years": 3, "amount": 12500}) and not allows(made, {"years": 3, "amount": 3})
+    assert not allows(made, {"years": 7, "amount": 12500})
+
+
+def test_a_flag_is_given_where_its_name_is_said():
+    assert narrow({"paid_quarterly": {"type": "boolean"}, "insured": {"type": "boolean"}})["required"] == [
+        "paid_quarterly"]
+
+
+def test_options_that_are_said_must_be_taken():
+    made = narrow({"currency": {"type": "string", "description": "Either 'euro' or 'dollar'"},
+                   "season": {"type": "string", "description": "One of 'spring', 'autumn'. Default is 'spring'"}})
+    assert made["properties"]["currency"]["enum"] == ["euro"] and "currency" in made["required"]
+    assert "season" not in made["required"]
+
+
+@pytest.mark.parametrize("schema", [{"const": 3}, {"type": "string", "pattern": "^a$"}, {"type": "boolean"},
+                                    {"type": "object"}, {"$ref": "#/x"}, {}])
+def test_what_is_bound_already_stays(schema):
+    assert narrow({"it": schema}, ["it"])["properties"]["it"] == schema
+
+
+def test_a_long_or_an_empty_text_narrows_nothing():
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    assert narrowed(schema, "five " * 200) == schema
+    assert narrowed(schema, "")["properties"] == schema["properties"]
+
+
+def test_arguments_are_whole_once_a_mark_follows():
+    assert arguments('"a": 1, "b": "x') == ({"a": 1}, "b")
+    assert arguments('"a": 12') == ({}, "a")
+    assert arguments('"a": {"c": [1, "}"]}}') == ({"a": {"c": [1, "}"]}}, None)
+    assert arguments("") == arguments('"a') == ({}, None)
+
+
+def test_the_state_is_that_of_the_last_call():
+    source = Copied({"f": {"type": "object", "properties": {}}}, "", required=True, several=True)
+    first = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    assert source.state(first)[1:] == ("f", '{"a": 1}', None)
+    assert source.state(first + '<tool_call>{"name": "f", "arguments": {"b": 2')[0] == len(first)
+    assert source.state(first + '<tool_call>{"na') is source.state("text") is None
+    assert source.state('<tool_call>{"name": "unknown", "arguments": {"a": 1,') is None
