@@ -18,6 +18,7 @@
 #endif
 #define PRAGMA(text) _Pragma(#text)
 #define SUMS(name) PRAGMA(omp simd reduction(+ : name))  // the one place where the order of a sum is the compiler's
+#define FREE PRAGMA(omp simd)  // no two of a loop's arrays overlap, which GCC else asks at run time, and often denies
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -84,6 +85,7 @@ INLINE void norm_forward(const Norm& a, int64_t from, int64_t to) {
         for (int64_t i = 0; i < a.size; i++) squares += x[i] * x[i];
         const float scale = 1 / std::sqrt(squares / (float)a.size + a.eps);
         a.scale[row] = scale;
+        FREE
         for (int64_t i = 0; i < a.size; i++) put(y[i], x[i] * scale * a.weight[i]);
     }
 }
@@ -100,6 +102,7 @@ INLINE void norm_backward(const Norm& a, int64_t from, int64_t to) {
         SUMS(dot)
         for (int64_t i = 0; i < a.size; i++) dot += wide(dy[i]) * a.weight[i] * x[i];
         const float along = dot * scale * scale / (float)a.size;
+        FREE
         for (int64_t i = 0; i < a.size; i++) {
             const float g = wide(dy[i]);
             sums[i] += g * (x[i] * scale);
@@ -119,6 +122,7 @@ INLINE void swiglu_forward(const Swiglu& a, int64_t from, int64_t to) {
     for (int64_t row = from; row < to; row++) {
         const T *gate = (const T*)a.joined + row * 2 * a.size, *value = gate + a.size;
         T* out = (T*)a.out + row * a.size;
+        FREE
         for (int64_t i = 0; i < a.size; i++) {
             const float g = wide(gate[i]);
             put(out[i], g / (1 + exponential(-g)) * wide(value[i]));
@@ -132,6 +136,7 @@ INLINE void swiglu_backward(const Swiglu& a, int64_t from, int64_t to) {
         const T *gate = (const T*)a.joined + row * 2 * a.size, *value = gate + a.size;
         const T* dy = (const T*)a.dy + row * a.size;
         T *dgate = (T*)a.out + row * 2 * a.size, *dvalue = dgate + a.size;
+        FREE
         for (int64_t i = 0; i < a.size; i++) {
             const float g = wide(gate[i]), d = wide(dy[i]), sigmoid = 1 / (1 + exponential(-g));
             put(dvalue[i], d * g * sigmoid);
@@ -162,12 +167,14 @@ INLINE void rope(const Rope& a, int64_t from, int64_t to) {
             if (!query && !key) {
                 std::memcpy(BACK ? joined : apart, BACK ? apart : joined, a.size * sizeof(T));
             } else if (!BACK) {
+                FREE
                 for (int64_t i = 0; i < half; i++) {
                     const float x = wide(joined[i]), y = wide(joined[i + half]);
                     put(apart[i], x * c[i] - y * s[i]);
                     put(apart[i + half], y * c[i + half] + x * s[i + half]);
                 }
             } else {
+                FREE
                 for (int64_t i = 0; i < half; i++) {
                     const float x = wide(apart[i]), y = wide(apart[i + half]);
                     put(joined[i], x * c[i] + y * s[i + half]);
@@ -222,6 +229,7 @@ INLINE void entropy(const Entropy& a, int64_t from, int64_t to) {
         }
         a.nats[row] = most + std::log(sum) - wide(logits[target]);
         const float scale = a.share / sum, right = powers[target] * scale - a.share;
+        FREE
         for (int64_t i = 0; i < a.size; i++) put(logits[i], powers[i] * scale);
         put(logits[target], right);
     }

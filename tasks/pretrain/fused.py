@@ -112,7 +112,9 @@ def precision() -> torch.dtype:
 def together(weights: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     """The weights below one another [all outputs, inputs], as `dtype`."""
     joined = torch.empty(sum(map(len, weights)), weights[0].shape[1], dtype=dtype)
-    return torch.cat([weight.to(dtype) for weight in weights], out=joined)
+    for weight, part in zip(weights, joined.split([len(weight) for weight in weights])):
+        part.copy_(weight)
+    return joined
 
 
 def norm(module: nn.Module, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from tasks.pretrain.settings import PretrainParams
 
@@ -73,21 +74,19 @@ class MuonAdamW(torch.optim.Optimizer):
             updates.append(update.T if update.shape[0] > update.shape[1] else update)
         for parameter, update in zip(parameters, orthogonalize(torch.stack(updates))):
             rows, columns = parameter.shape
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            if group["weight_decay"]:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.T if rows > columns else update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def _adamw(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
-            state["step"] += 1
-            state["mean"].lerp_(parameter.grad, 1 - BETAS[0])
-            state["square"].mul_(BETAS[1]).addcmul_(parameter.grad, parameter.grad, value=1 - BETAS[1])
-            scale = (1 - BETAS[1] ** state["step"]) ** 0.5
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.addcdiv_(state["mean"], state["square"].sqrt().div_(scale).add_(EPS),
-                               value=-group["lr"] / (1 - BETAS[0] ** state["step"]))
+            if not self.state[parameter]:
+                self.state[parameter].update(step=torch.tensor(0.0), mean=torch.zeros_like(parameter),
+                                             square=torch.zeros_like(parameter))
+        gradients = [parameter.grad for parameter in parameters]
+        means, squares, steps = ([self.state[p][name] for p in parameters] for name in ("mean", "square", "step"))
+        adamw(parameters, gradients, means, squares, [], steps, fused=True, amsgrad=False, beta1=BETAS[0],
+              beta2=BETAS[1], lr=group["lr"], weight_decay=group["weight_decay"], eps=EPS, maximize=False)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -102,6 +102,8 @@ def engine(model: nn.Module, optimizer: Any, settings: dict[str, Any], groups: A
     import deepspeed
 
     made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=groups)
+    if made.world_size == 1 and not settings["zero_optimization"]["stage"]:
+        made.enable_backward_allreduce = False  # it would copy every gradient into a bucket and back
     return made
 
 
