@@ -5,10 +5,11 @@ of transformers' Trainer, on the same model, tokens, precision, threads and opti
     python -m benchmarks.pretrain --quality SECONDS     held-out bits per byte at equal time (pretrain_quality.py)
 
 Each round runs every contender in a process of its own, in turn, so that a busy machine hurts all alike. Shown are
-medians over rounds; ratios are within a round, of tokens a CPU second, to the peer with the same optimizer. The model
-and the batch are the default's (params.yaml). `catena` is the stage's engine, loss and optimizers; `plain` is what one
-writes first (stock model, autocast, torch's fused AdamW, torch's Muon); `Trainer` has its defaults. The GEMM ceiling is
-measured in catena's own process: bf16 and fp32 products of the model's shapes and of a large square.
+medians over rounds; ratios are within a round, to the peer with the same optimizer, of tokens by the clock and by the
+CPU second. The model and the batch are the default's (params.yaml). `catena` is the stage's engine, loss and
+optimizers; `plain` is what one writes first (stock model, autocast, torch's fused AdamW, torch's Muon); `Trainer` has
+its defaults. The GEMM ceiling is measured in catena's own process: bf16 and fp32 products of the model's shapes and of
+a large square.
 """
 
 from __future__ import annotations
@@ -220,16 +221,18 @@ def compare(rounds: int, steps: int, threads: int) -> None:
             found[name].append(json.loads(said.splitlines()[-1]))
     result: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "threads": threads,
                               "rounds": rounds, "steps": steps, "contenders": {}}
-    print(f"{'':18}{'tokens/s':>10}{'tokens/CPU s':>14}{'catena is':>11}{'from':>7}{'to':>6}")
+    print(f"{'':18}{'tokens/s':>10}{'catena is':>11}{'from':>7}{'to':>6}{'tokens/CPU s':>14}{'catena is':>11}"
+          f"{'from':>7}{'to':>6}")
     for name, runs in found.items():
-        ours = found[f"catena, {name.split(', ')[1]}"]
-        ratios = sorted(one["tokens_per_cpu_second"] / other["tokens_per_cpu_second"] for one, other in zip(ours, runs))
-        row = {key: statistics.median(run[key] for run in runs)
-               for key in ("tokens_per_second", "tokens_per_cpu_second")}
-        row |= {"times": statistics.median(ratios), "times_least": ratios[0], "times_most": ratios[-1]}
-        result["contenders"][name] = {key: round(value, 3) for key, value in row.items()}
-        print(f"{name:18}{row['tokens_per_second']:10.0f}{row['tokens_per_cpu_second']:14.0f}{row['times']:11.2f}"
-              f"{ratios[0]:7.2f}{ratios[-1]:6.2f}")
+        ours, line = found[f"catena, {name.split(', ')[1]}"], f"{name:18}"
+        result["contenders"][name] = row = {}
+        for key, width in (("tokens_per_second", 10), ("tokens_per_cpu_second", 14)):
+            middle = statistics.median(run[key] for run in runs)
+            ratios = sorted(one[key] / other[key] for one, other in zip(ours, runs))
+            row[key] = round(middle, 1)
+            row[f"{key}_ratio"] = [round(one, 3) for one in (statistics.median(ratios), ratios[0], ratios[-1])]
+            line += f"{middle:{width}.0f}{statistics.median(ratios):11.2f}{ratios[0]:7.2f}{ratios[-1]:6.2f}"
+        print(line)
     for optimizer in ("adamw", "muon"):
         runs = found[f"catena, {optimizer}"]
         for key in (key for key in runs[0] if key.startswith("ceiling")):

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DISK_GB, MEMORY_GB = 12, 8  # installation 2.4 GB, caches and artifacts of a default run, peak memory
+DISK_GB, MEMORY_GB = 12, 8  # installation 3.7 GB, caches and artifacts of a default run, peak memory
 
 
 def answer(*command):

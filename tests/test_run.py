@@ -23,7 +23,7 @@ def checkout(tmp_path):
         shutil.copy2(ROOT / name, root / name)
     (root / "profiles/tiny.yaml").write_text("{}\n")
     (root / "bin").mkdir()
-    for name in "bash cat chmod cut dirname flock git grep ls mkdir sed sleep tail tr".split():
+    for name in "bash cat chmod cut df dirname flock git grep ls mkdir sed sleep tail tr".split():
         if found := shutil.which(name):
             (root / "bin" / name).symlink_to(found)
     return root
@@ -51,6 +51,15 @@ def test_help_lists_the_commands_and_profiles(checkout, tmp_path):
         assert f"./run {word}" in text
     assert "--profile" in text
     assert "profiles: tiny" in text
+
+
+def test_a_full_disk_is_said_before_anything_is_installed(checkout):
+    (checkout / "bin/df").unlink()
+    fake(checkout, "g++", "exit 0")
+    fake(checkout, "df", "echo Filesystem 1024-blocks Used Available Capacity Mounted; echo /dev/a 9 9 5242880 99% /")
+    said = run(checkout, "setup", code=1).stderr
+    assert "5 GB are free" in said and "the packages take 4" in said
+    assert not (checkout / ".venv").exists()
 
 
 def test_unknown_commands_and_options_are_refused(checkout):
