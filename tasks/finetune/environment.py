@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from tasks import memory, params
@@ -21,6 +22,8 @@ def prepare(runtime: params.Runtime, spin: int) -> None:
     params.limit_threads(runtime.threads)
     os.environ.setdefault("GOMP_SPINCOUNT", str(spin))
     os.environ["DS_ACCELERATOR"] = "cpu"  # libraries that find DeepSpeed installed ask it, and it warns
+    # peft loads bitsandbytes, which takes our package `kernels` for the hub's of that name, and says so
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     memory.keep_freed()
     import torch
 

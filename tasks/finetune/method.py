@@ -7,7 +7,6 @@ arXiv:2305.14314; bitsandbytes, CPU or GPU). What comes out is always a plain mo
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,6 @@ def four_bit(base: Path) -> PreTrainedModel:
 
     Raises StageError where bitsandbytes is not installed or the directory is none that can be loaded.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it offers a download for other processors
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     try:
