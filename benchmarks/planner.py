@@ -163,6 +163,7 @@ def measure(shape: Shape, method: Method, folder: Path, threads: int, steps: int
     from tasks.finetune.method import prepared
     from tasks.finetune.settings import LoraParams, TrainingParams
     from tasks.finetune.training import train
+    from tasks.pretrain.best import Best
 
     draw = torch.Generator().manual_seed(0)
     size = method.sequence
@@ -175,7 +176,7 @@ def measure(shape: Shape, method: Method, folder: Path, threads: int, steps: int
                               keep_every=1000)
     ready = prepared(folder, method.kind, lora, [], method.checkpointing, 0)
     started, marks = time.process_time(), []
-    for _ in train(ready, examples, training, 0, 0, folder / "resume"):
+    for _ in train(ready, examples, training, 0, 0, folder / "resume", [], Best(None)):
         marks.append(time.perf_counter())
     took = sorted(after - before for before, after in zip(marks[1:], marks[2:])) or [0.0]
     status = Path("/proc/self/status").read_text(encoding="utf-8")

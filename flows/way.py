@@ -24,7 +24,7 @@ LOST = 0.1      # pass rate that rounding to 4 bits may cost, as far as the tria
 SMOKE = 3       # questions of the smoke test
 CODE = ("flows/way.py", "flows/taskset.py", "flows/trial.py", "flows/making.py", "tasks/finetune/tune.py",
         "tasks/finetune/training.py", "tasks/finetune/method.py", "tasks/finetune/lora.py", "tasks/finetune/packing.py",
-        "tasks/quantize/awq.py", "tasks/pretrain/planner.py", "tasks/pretrain/footprint.py")
+        "tasks/quantize/awq.py", "tasks/pretrain/best.py", "tasks/pretrain/planner.py", "tasks/pretrain/footprint.py")
 
 
 class NotReached(RuntimeError):

@@ -65,6 +65,9 @@ class TrainingParams(params.Section):
     packed: bool = Field(False, description="a step's conversations end to end in one row; else a row each, padded")
     neftune_alpha: float | None = Field(None, gt=0, description="noise on the embeddings (NEFTune); null is none")
     keep_every: int = Field(ge=1, description="steps between resume checkpoints")
+    patience: int = Field(0, ge=0, description="held-out points without gain that end the run, which keeps its best "
+                          "point; 0 watches for none and keeps the last step")
+    score_every: int = Field(25, ge=1, description="steps between held-out points, where there is patience")
 
 
 class SftParams(params.Section):

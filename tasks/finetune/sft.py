@@ -37,6 +37,7 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
     started = time.monotonic()
     environment.prepare(runtime, environment.LONG_SPIN)
     from tasks.finetune import checkpoint, masking, method, rehearsal, training
+    from tasks.pretrain.best import Best
 
     config = checkpoint.config(base)
     tokenizer = checkpoint.load_tokenizer(base, config.vocab_size)
@@ -64,7 +65,8 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
         adapted.get_input_embeddings().requires_grad_(False)
     before = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     resume = resume_folder("sft", [base, corpus], sft, seed, runtime)
-    points = list(training.train(adapted, learned, sft.training, tokenizer.pad_token_id, seed, resume))
+    best = Best(sft.training.patience or None)
+    points = list(training.train(adapted, learned, sft.training, tokenizer.pad_token_id, seed, resume, checked, best))
     write_curve(curve, points)
     after = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     probe, _ = masking.batch(checked[:4], tokenizer.pad_token_id)
@@ -78,6 +80,7 @@ def sft(base: Input, corpus: Input, model: Output, metrics: Output, curve: Outpu
         "tokens": sum(len(each.ids) for each in learned),
         "learned_tokens": sum(sum(each.learned) for each in learned),
         "method": sft.method, "data": data, "loss_before": before, "loss_after": after, **moved,
+        **training.ending(best, len(points)),
         "merge_error_limit": sft.lora.max_merge_error,
     })
     atexit.register(stage.remove, resume)  # once the stage has published what it made

@@ -8,6 +8,7 @@ optimizer, megabytes, written aside, sealed by checksums and forgotten when the 
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import math
 import random
@@ -25,6 +26,7 @@ from tasks.finetune.masking import Example
 from tasks.finetune.method import plain
 from tasks.finetune.rehearsal import PASSAGE
 from tasks.finetune.settings import TrainingParams
+from tasks.pretrain.best import Best
 from tasks.pretrain.checkpoint import Checkpoints
 from tasks.pretrain.optimizer import MuonAdamW
 from tasks.stage import StageError
@@ -115,14 +117,35 @@ def checked_loss(model: torch.nn.Module, examples: list[Example], pad: int) -> d
     return losses
 
 
+def score(model: torch.nn.Module, examples: list[Example], pad: int) -> float:
+    """Mean loss (nats a learned token) over all of `examples`: what a held-out point is judged by."""
+    learned: collections.Counter[str] = collections.Counter()
+    for example in examples:
+        learned[example.kind] += sum(example.learned[1:])
+    losses = checked_loss(model, examples, pad)
+    return sum(losses[kind] * count for kind, count in learned.items()) / learned.total()
+
+
+def ending(best: Best, steps: int) -> dict[str, int | None]:
+    """For the metrics of a run of `steps` that watched for its best point: whose weights it kept, and the step at which
+    patience ended it, None where it went to its end. Nothing of a run that did not watch."""
+    return {"kept_step": best.step, "stopped_at": steps if best.out else None} if best.patience else {}
+
+
 def train(model: torch.nn.Module, examples: list[Example], training: TrainingParams, pad: int, seed: int,
-          resume: Path) -> Iterator[tuple[int, int, float]]:
+          resume: Path, checked: list[Example], best: Best) -> Iterator[tuple[int, int, float]]:
     """Train `model` in place; yields (step, steps, loss) after every step, those of an earlier, killed run first.
 
+    Where `best` has patience, `checked`, which is not trained on, is scored every `training.score_every` steps and at
+    the end; the run may end early, and `model` ends with the weights of its best point.
     Resumes from the newest whole checkpoint under `resume`. Raises StageError where the loss is not finite.
     """
     steps = batches(examples, training, seed)
+    # drills come first and are none of the kinds held out: while they last, no gain is due
+    kinds = {example.kind for example in checked}
+    first = next((at for at, batch in enumerate(steps) if any(example.kind in kinds for example in batch)), 0)
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    learning = torch.nn.ParameterList(trained.values())  # all that a best point need keep
     optimizer = optimizer_of(model, training)
     checkpoints = Checkpoints(resume)
     losses: list[float] = []
@@ -132,6 +155,7 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
         model.load_state_dict(state["weights"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         losses = kept["losses"]
+        best.load(folder, kept["best"])
         print(f"resuming after step {len(losses)} of {len(steps)}", file=sys.stderr)
         for step, loss in enumerate(losses):
             yield step, len(steps), loss
@@ -141,6 +165,8 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
     bar = progress.track(total=len(steps), what="sft", unit="step")
     bar.update(len(losses))
     for step in range(len(losses), len(steps)):
+        if best.out:
+            break
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate(step, len(steps), training)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
@@ -154,12 +180,17 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
         optimizer.step()
         losses.append(loss.item())
         bar.update()
-        if (step + 1) % training.keep_every == 0 and step + 1 < len(steps):
-            partial = checkpoints.path(step + 1)
+        done = step + 1
+        if best.patience and (done == len(steps) or done > first and done % training.score_every == 0):
+            best.look(done, score(model, checked, pad), learning)
+            model.train()
+        if done % training.keep_every == 0 and done < len(steps):
+            partial = checkpoints.path(done)
             partial.mkdir(parents=True, exist_ok=True)
             torch.save({"weights": {name: weight.detach() for name, weight in trained.items()},
                         "optimizer": optimizer.state_dict()}, partial / "state.pt")
-            checkpoints.seal(step + 1, {"losses": losses})
+            checkpoints.seal(done, {"losses": losses, "best": best.save(partial)})
         yield step, len(steps), losses[-1]
+    best.restore(learning)
     plain(model).set_attn_implementation(stock)
     bar.close()

@@ -62,6 +62,7 @@ def tune(base: Input, conversations: Input, model: Output, metrics: Output, *, t
     environment.prepare(runtime, environment.SHORT_SPIN)  # other work is likely beside it
     give_back()
     from tasks.finetune import checkpoint, masking, method, training
+    from tasks.pretrain.best import Best
 
     config = checkpoint.config(base)
     tokenizer = checkpoint.load_tokenizer(base, config.vocab_size)
@@ -74,7 +75,9 @@ def tune(base: Input, conversations: Input, model: Output, metrics: Output, *, t
     checked, learned = examples[:tune.checked], examples[tune.checked:]
     adapted = method.prepared(base, tune.method, tune.lora, [], tune.checkpointing, seed)
     before = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
-    points = list(training.train(adapted, learned, tune.training, tokenizer.pad_token_id, seed, resume))
+    best = Best(tune.training.patience or None)
+    points = list(training.train(adapted, learned, tune.training, tokenizer.pad_token_id, seed, resume, checked, best))
+    seen = [each for step in training.batches(learned, tune.training, seed)[:len(points)] for each in step]
     after = training.checked_loss(adapted, checked, tokenizer.pad_token_id)
     peak = peak_memory()
     longest = sorted(map(len, (example.ids for example in learned)))[-1]
@@ -85,9 +88,9 @@ def tune(base: Input, conversations: Input, model: Output, metrics: Output, *, t
     checkpoint.save(merged, tokenizer, model)
     stage.write_json(metrics, {
         "method": tune.method, "conversations": len(given), "overlong": overlong, "steps": len(points),
-        "tokens": sum(len(each.ids) for each in learned) * tune.training.epochs, "longest": longest,
-        "learned_tokens": sum(sum(each.learned) for each in learned) * tune.training.epochs,
-        "loss_before": before, "loss_after": after, **moved, "peak_bytes": peak,
+        "tokens": sum(len(each.ids) for each in seen), "longest": longest,
+        "learned_tokens": sum(sum(each.learned) for each in seen),
+        "loss_before": before, "loss_after": after, **moved, **training.ending(best, len(points)), "peak_bytes": peak,
         "curve": [round(loss, 6) for _, _, loss in points], "seconds": round(time.monotonic() - started, 1)})
     stage.remove(resume)
 

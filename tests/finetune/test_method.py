@@ -8,6 +8,7 @@ import torch
 from tasks.finetune import checkpoint, method, training
 from tasks.finetune.masking import Example
 from tasks.finetune.settings import LoraParams, TrainingParams
+from tasks.pretrain.best import Best
 from tasks.stage import StageError
 
 LORA = LoraParams(rank=4, alpha=8.0, targets=["q_proj", "o_proj", "up_proj", "down_proj"], max_merge_error=1e-3)
@@ -131,7 +132,8 @@ def test_a_resumed_run_draws_the_same_noise(base, tmp_path, kind, packed):
     def steps(folder, stop=None, **changed):
         model = method.prepared(base, kind, LORA, [], False, 0)
         found = []
-        for step, _, loss in training.train(model, examples, given.model_copy(update=changed), 3, 7, folder):
+        now = given.model_copy(update=changed)
+        for step, _, loss in training.train(model, examples, now, 3, 7, folder, [], Best(None)):
             found.append(loss)
             if step == stop:
                 break
