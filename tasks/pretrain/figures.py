@@ -26,6 +26,10 @@ def gradient_norm(engine: Any) -> float:
     orthogonalized; without, ask between backward and step, which drops the gradients."""
     if engine.zero_optimization():
         return float(engine.get_global_grad_norm())
+    if engine.autotp_size() > 1:  # DeepSpeed's clipping knows which parameters are cut; at no limit it changes nothing
+        from deepspeed.runtime.utils import clip_grad_norm_
+
+        return float(clip_grad_norm_(engine.module.parameters(), float("inf"), mpu=engine.mpu))
     return float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None]))
 
 

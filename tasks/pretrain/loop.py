@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from tasks import memory, params, stage
 from tasks.model import ModelParams
 from tasks.pretrain import batches, domains, figures, fused, model as models, optimizer, parallel, scoring, ulysses
-from tasks.pretrain import universal, watchman
+from tasks.pretrain import tensor, universal, watchman
 from tasks.pretrain.best import Best
 from tasks.pretrain.board import Board
 from tasks.pretrain.checkpoint import Checkpoints
@@ -63,8 +63,14 @@ class Run:
             models.use_products(built)
         if self.settings.recompute:
             built.gradient_checkpointing_enable({"use_reentrant": False})
-        # ZeRO 3 gathers weights as modules are called; Ulysses has its own way around attention
-        if self.settings.zero_stage < 3 and self.settings.sequence_parallel == 1 and fused.fits(self.model):
+        # of the whole model, before DeepSpeed gives each rank its part
+        self.counted = {"parameters": models.parameters(built),
+                        "bytes": models.bytes_of(built, self.settings.sequence)}
+        self.flops = models.flops_per_token(built, self.settings.sequence)
+        self.split = self.settings.sequence_parallel  # ranks that share a sequence
+        self.shared = self.split * self.settings.tensor_parallel  # ranks that take the same share of a batch
+        # ZeRO 3 gathers weights as modules are called; Ulysses has its own way around attention, AutoTP its own layers
+        if self.settings.zero_stage < 3 and self.shared == 1 and fused.fits(self.model):
             fused.install(self.model)
         self.held_out = shards.open_stream(job.packed, "held_out")
         self.windows = scoring.windows(self.held_out, self.settings.sequence)
@@ -74,12 +80,13 @@ class Run:
         train = shards.open_stream(job.packed, "train")
         self.tokens = batches.Windows(train.tokens, self.settings.sequence, job.seed,
                                       train.starts() if self.settings.within_documents else None)
-        self.split = self.settings.sequence_parallel  # ranks that share a sequence
         config = parallel.config(self.settings.batch, world, self.settings.clip, self.settings.precision,
-                                 self.settings.zero_stage, self.settings.micro_batch, self.settings.offload, self.split)
-        groups = ulysses.begin(self.model, self.split, world, self.settings.sequence,
+                                 self.settings.zero_stage, self.settings.micro_batch, self.settings.offload,
+                                 self.shared)
+        more, parts = tensor.begin(self.model, self.settings.tensor_parallel, world)
+        groups = parts or ulysses.begin(self.model, self.split, world, self.settings.sequence,
                                config["train_micro_batch_size_per_gpu"])
-        self.engine = parallel.engine(self.model, self.optimizer(), config, groups)
+        self.engine = parallel.engine(self.model, self.optimizer(), config | more, groups)
         self.checkpoints = Checkpoints(job.resume)
         self.saver = Saver(self.checkpoints, self.engine, rank, world)
         self.watched = watchman.Losses(self.settings.watch.spike)
@@ -141,16 +148,15 @@ class Run:
         guard.ended.set()
         self.done = step
         self.board.close()
-        flops = models.flops_per_token(self.model, self.settings.sequence)
         return {"resumed_at_step": first, "waited_for_saving": self.saver.waited} | self.speed.table(
-            (step - first) * size, flops, self.world, self.device, self.settings.precision)
+            (step - first) * size, self.flops, self.world, self.device, self.settings.precision)
 
     def step(self, step: int, timed: bool) -> torch.Tensor:
         """One optimizer step; returns the mean loss of this rank's share of the batch, nats a token. A `timed` one
         waits for the device between its parts, so that each rank's own seconds can be told apart."""
         clock = [self.clock(timed)]
-        inputs, targets = self.tokens.feed(step + self.journal.skipped(step), self.rank // self.split,
-                                           self.world // self.split, self.settings.batch)
+        inputs, targets = self.tokens.feed(step + self.journal.skipped(step), self.rank // self.shared,
+                                           self.world // self.shared, self.settings.batch)
         inputs, targets = ulysses.part({name: torch.from_numpy(one).to(self.device) for name, one in inputs.items()},
                                        torch.from_numpy(targets).to(self.device), self.rank, self.split)
         clock.append(self.clock(timed))
@@ -233,14 +239,15 @@ class Run:
 
     def nats(self, windows: scoring.Windows) -> np.ndarray:
         """float64 [windows]: the nats of each window; the ranks share the work evenly."""
-        count = len(windows.owner)
-        mine = np.arange(self.rank, count + -count % self.world, self.world) % count
+        count, cut = len(windows.owner), self.settings.tensor_parallel  # ranks that share the matrices score together
+        sharers = self.world // cut
+        mine = np.arange(self.rank // cut, count + -count % sharers, sharers) % count
         share = scoring.Windows(windows.inputs[mine], windows.targets[mine], windows.owner[mine])
         found = torch.from_numpy(scoring.nats(self.engine.module, share, max(1, 8192 // self.settings.sequence),
                                               self.device, self.settings.precision == "bf16")).to(self.device)
         parts = [torch.zeros_like(found) for _ in range(self.world)]
         dist.all_gather(parts, found)
-        return torch.stack(parts, 1).flatten()[:count].cpu().numpy()
+        return torch.stack(parts[::cut], 1).flatten()[:count].cpu().numpy()
 
     def score(self, step: int) -> None:
         """Add a point to the curve: means since the last one (loss, gradient norm), and the sample's bits per byte."""
@@ -300,6 +307,8 @@ class Run:
         self.best.restore(self.engine.module)
         per_window = self.nats(self.windows)
         weights = self.engine._zero3_consolidated_16bit_state_dict() if self.settings.zero_stage == 3 else None
+        if self.settings.tensor_parallel > 1:
+            weights = tensor.whole(self.engine)
         if self.rank:
             return
         job, model = self.job, self.engine.module
@@ -313,12 +322,10 @@ class Run:
             table.writerows(self.rows)
         per_document = np.bincount(self.windows.owner, per_window, minlength=len(self.held_out.index))
         stage.write_json(job.result, {
-            "nats": per_document.tolist(), "parameters": models.parameters(model), "steps": self.done, "tokens": tokens,
+            "nats": per_document.tolist(), "steps": self.done, "tokens": tokens,
             "kept_step": self.best.step or self.done, "ranks": self.world,
-            "flops": models.flops_per_token(model, self.settings.sequence) * tokens,
-            "bytes": models.bytes_of(model, self.settings.sequence),
-            "highest_z": round(self.watched.highest, 2),
-            "incidents": [asdict(one) for one in self.journal.incidents], "timing": timing})
+            "flops": self.flops * tokens, "highest_z": round(self.watched.highest, 2),
+            "incidents": [asdict(one) for one in self.journal.incidents], "timing": timing} | self.counted)
 
 
 def run(job: Job) -> None:

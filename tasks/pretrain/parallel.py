@@ -79,7 +79,7 @@ def spare_shared_memory_op() -> None:
 
 def config(batch: int, world: int, clip: float, precision: str, zero_stage: int, micro: int | None = None,
            offload: bool = False, split: int = 1) -> dict[str, Any]:
-    """DeepSpeed's configuration. `split` ranks share each sequence. Raises StageError when the batch does not divide
+    """DeepSpeed's configuration. `split` ranks share each batch. Raises StageError when the batch does not divide
     among the ranks, or a rank's share of it into parts of `micro` sequences, whose gradients are added up."""
     world = max(1, world // split)
     if batch % world:
@@ -98,7 +98,7 @@ def config(batch: int, world: int, clip: float, precision: str, zero_stage: int,
 
 def engine(model: nn.Module, optimizer: Any, settings: dict[str, Any], groups: Any = None) -> Any:
     """A DeepSpeedEngine over `model` with a ready torch optimizer (one named in JSON would be compiled first), and the
-    process groups of ulysses.py."""
+    process groups of ulysses.py or tensor.py."""
     import deepspeed
 
     made, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=groups)

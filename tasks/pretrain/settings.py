@@ -42,6 +42,7 @@ class PretrainParams(params.Section):
                                                                     "rest added up; null: its whole share of the batch")
     recompute: bool = Field(default=False, description="activations again in the backward pass instead of keeping them")
     sequence_parallel: int = Field(default=1, ge=1, description="ranks that share a sequence (Ulysses)")
+    tensor_parallel: int = Field(default=1, ge=1, description="ranks that share the matrices (AutoTP)")
     offload: bool = Field(default=False, description="AdamW's state and step on the host; ZeRO 1 at least")
     score_steps: int = Field(ge=1, description="steps between points of the curve")
     score_tokens: int = Field(ge=1, description="held-out tokens scored at each point; the final score takes all")
@@ -64,6 +65,19 @@ class PretrainParams(params.Section):
         if self.patience and self.zero_stage == 3:
             raise ValueError("patience keeps a whole copy of the weights, which no rank has under zero_stage 3: set "
                              "patience: null, or zero_stage at most 2")
+        return self
+
+    @model_validator(mode="after")
+    def _cut(self) -> PretrainParams:
+        refused = {f"optimizer = {self.optimizer}, which orthogonalizes whole ones; set optimizer: adamw":
+                       self.optimizer != "adamw",
+                   f"zero_stage = {self.zero_stage}; set zero_stage: 0 or 1": self.zero_stage > 1,
+                   f"sequence_parallel = {self.sequence_parallel}; set one of them to 1": self.sequence_parallel > 1,
+                   f"patience = {self.patience}, which keeps a whole copy; set patience: null":
+                       self.patience is not None}
+        for what in (what for what, true in refused.items() if true and self.tensor_parallel > 1):
+            raise ValueError(f"tensor_parallel = {self.tensor_parallel} leaves each rank parts of matrices: not with "
+                             f"{what}")
         return self
 
     def steps(self) -> int:
