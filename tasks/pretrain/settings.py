@@ -69,15 +69,16 @@ class PretrainParams(params.Section):
 
     @model_validator(mode="after")
     def _cut(self) -> PretrainParams:
-        refused = {f"optimizer = {self.optimizer}, which orthogonalizes whole ones; set optimizer: adamw":
-                       self.optimizer != "adamw",
-                   f"zero_stage = {self.zero_stage}; set zero_stage: 0 or 1": self.zero_stage > 1,
-                   f"sequence_parallel = {self.sequence_parallel}; set one of them to 1": self.sequence_parallel > 1,
-                   f"patience = {self.patience}, which keeps a whole copy; set patience: null":
-                       self.patience is not None}
-        for what in (what for what, true in refused.items() if true and self.tensor_parallel > 1):
-            raise ValueError(f"tensor_parallel = {self.tensor_parallel} leaves each rank parts of matrices: not with "
-                             f"{what}")
+        if self.tensor_parallel == 1:
+            return self
+        for wrong, what in (
+                (self.optimizer != "adamw", f"optimizer = {self.optimizer}, which steps by whole ones; set adamw"),
+                (self.zero_stage > 1, f"zero_stage = {self.zero_stage}; set 0 or 1"),
+                (self.sequence_parallel > 1, f"sequence_parallel = {self.sequence_parallel}; set one of them to 1"),
+                (self.patience is not None, f"patience = {self.patience}, which keeps a whole copy; set null")):
+            if wrong:
+                raise ValueError(f"tensor_parallel = {self.tensor_parallel} leaves each rank parts of the matrices: "
+                                 f"not with {what}")
         return self
 
     def steps(self) -> int:

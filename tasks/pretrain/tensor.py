@@ -22,8 +22,8 @@ def begin(model: PreTrainedModel, size: int, world: int) -> tuple[dict[str, Any]
     if size == 1:
         return {}, None
     if world % size:
-        raise StageError(f"pretrain.tensor_parallel = {size} does not divide {world} ranks: launch a multiple of {size} "
-                         "(runtime.hostfile), or make it a divisor")
+        raise StageError(f"pretrain.tensor_parallel = {size} does not divide {world} ranks: launch a multiple of "
+                         f"{size} (runtime.hostfile), or make it a divisor")
     config = model.config
     counts = {"query heads (model.heads)": config.num_attention_heads,
               "key and value heads (model.kv_heads)": config.num_key_value_heads}
