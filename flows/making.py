@@ -31,9 +31,9 @@ class MakingError(RuntimeError):
     """What should be made was refused or failed; the message is the process's own line."""
 
 
-def settings(method: Method, width: int, conversations: int) -> TuneParams:
+def settings(method: Method, width: int, conversations: int, patience: int = 0) -> TuneParams:
     """The values of a tuning of a model `width` wide by `method`: few epochs over few conversations, a batch that
-    leaves STEPS of them where it can."""
+    leaves STEPS of them where it can, ended by `patience` as `sft.training.patience` says."""
     batch = max(1, min(method.batch, conversations * EPOCHS // STEPS))
     rate = min(0.01, WIDTH_RATE / width**2) if method.kind == "full" else ADAPTER_RATE
     return TuneParams(
@@ -41,7 +41,7 @@ def settings(method: Method, width: int, conversations: int) -> TuneParams:
         checkpointing=method.checkpointing,
         lora=LoraParams(rank=method.rank, alpha=float(method.rank), targets=list(TARGETS), max_merge_error=0.01),
         training=TrainingParams(epochs=EPOCHS, batch=batch, drill_batch=batch, matrix_rate=rate, learning_rate=rate,
-                                warmup=0.05, clip=1.0, precision="bf16", keep_every=50))
+                                warmup=0.05, clip=1.0, precision="bf16", keep_every=50, patience=patience))
 
 
 def tuned(base: Path, conversations: Path, folder: Path, name: str, tune: TuneParams) -> dict[str, Any]:

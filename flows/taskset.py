@@ -7,6 +7,7 @@
     budget: {memory_gib: 4, minutes: 20}
     candidates: [scratch, models/smollm2/chat]
     tools: [calculator]             # actions of this project, or OpenAI function schemas where metric is call
+    patience: 3                     # optional: held-out points without gain that end a tuning; 0: none
     training: shop.jsonl            # optional, beside this file; a line {"messages": [...], "tools": [...]} or an item
     items:
       - {question: Where is my parcel?, expected: shipping}
@@ -78,6 +79,7 @@ class TaskSet(params.Section):
     candidates: list[str] = Field(min_length=1)
     tools: list[str | dict[str, Any]] = []
     training: str | None = None
+    patience: int = Field(default=0, ge=0, description="of sft.training: held-out points without gain that end tuning")
     items: list[Item] = Field(min_length=FEWEST)
 
     @field_validator("target", mode="before")

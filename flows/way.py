@@ -231,7 +231,7 @@ def tuned(way: Way, base: Path, tools: bool) -> Path:
     lines = len(way.conversations.read_text(encoding="utf-8").splitlines())
     refusals = []
     for number, made in enumerate(fitting, 1):
-        name, values = f"tuned-{made.method.kind}", making.settings(made.method, width, lines)
+        name, values = f"tuned-{made.method.kind}", making.settings(made.method, width, lines, given.patience)
         inputs = {"model": digest(base), "data": data, "tune": values.model_dump(), "code": way.code}
 
         def teach() -> Node:

@@ -110,7 +110,7 @@ def test_the_stage_learns_and_writes_a_model_directory(base, corpus, tmp_path, m
     monkeypatch.chdir(tmp_path)
     metrics = run(base, corpus, tmp_path / "out")
     assert metrics["loss_after"]["call"] < metrics["loss_before"]["call"] - 0.5
-    assert metrics["merge_error"] < 1e-3 and metrics["overlong"] == 0
+    assert metrics["merge_error"] < 1e-3 and metrics["overlong"] == 0 and "kept_step" not in metrics
     rows = list(csv.DictReader((tmp_path / "out/c.csv").open()))
     assert len(rows) == metrics["steps"] and float(rows[-1]["loss"]) < float(rows[0]["loss"])
     model = checkpoint.load_model(tmp_path / "out/model")
@@ -123,8 +123,10 @@ def test_the_stage_learns_and_writes_a_model_directory(base, corpus, tmp_path, m
 
 
 def test_killed_and_resumed_ends_in_the_same_bytes(base, corpus, tmp_path):
+    watching = SFT.training.model_copy(update={"patience": 2, "score_every": 2})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({
-        "seed": 1, "runtime": RUNTIME.model_dump(), "sft": SFT.model_copy(update={"checked": 40}).model_dump()}))
+        "seed": 1, "runtime": RUNTIME.model_dump(),
+        "sft": SFT.model_copy(update={"checked": 40, "training": watching}).model_dump()}))
     command = [sys.executable, "-m", "tasks.finetune.sft", str(base), str(corpus)]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
 
@@ -171,9 +173,10 @@ def test_data_of_ones_own_is_learned_and_counted(base, corpus, tmp_path, monkeyp
     none = ConversationsParams(**{name: 0 for name in ("facts", "lookups", "calls", "arithmetic", "recall", "functions",
                                                        "drills")}, systems=[""])
     metrics = run(base, corpus, tmp_path / "out", data=data, conversations=none, checked=3, method="dora",
-                  training=SFT.training.model_copy(update={"packed": True, "neftune_alpha": 1.0}))
+                  training=SFT.training.model_copy(update={"packed": True, "neftune_alpha": 1.0, "patience": 2}))
     assert metrics["data"] == {"own (alpaca)": {
         "records": 13, "kept": 12, "unanswered": 0, "taken": 12, "overlong": 1, "broken": 1,
         "faults": ["line 13: instruction is missing, not text"]}}
     assert metrics["overlong"] == 1 and metrics["conversations"] == {"own (alpaca)": 12} and metrics["method"] == "dora"
+    assert (metrics["kept_step"], metrics["stopped_at"]) == (metrics["steps"], None)
     assert metrics["loss_after"]["own (alpaca)"] < metrics["loss_before"]["own (alpaca)"]

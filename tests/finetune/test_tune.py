@@ -27,6 +27,10 @@ def values(method: str, **changed) -> tune.TuneParams:
             precision="bf16", keep_every=2)} | changed)
 
 
+def watching(given: tune.TuneParams, **changed) -> tune.TuneParams:
+    return given.model_copy(update={"training": given.training.model_copy(update=changed)})
+
+
 @pytest.fixture
 def conversations(tmp_path):
     path = tmp_path / "given.jsonl"
@@ -53,27 +57,43 @@ def test_the_loss_falls_and_a_plain_directory_comes_out(base, conversations, tmp
     assert moved == set(LORA.targets) if method != "full" else {"q_proj", "embed_tokens", "norm"} <= moved
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_killed_amid_a_checkpoint_it_goes_on_and_ends_in_the_same_bytes(base, conversations, tmp_path, method):
+@pytest.mark.parametrize("method, patience", [("full", 0), ("lora", 0), ("lora", 1)])
+def test_killed_amid_a_checkpoint_it_goes_on_and_ends_in_the_same_bytes(base, conversations, tmp_path, method,
+                                                                        patience):
+    given = watching(values(method), patience=patience, score_every=1)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    undisturbed = run(base, conversations, whole, values(method))
+    undisturbed = run(base, conversations, whole, given)
     child = os.fork()
     if child == 0:   # the second checkpoint lies there written, not sealed, when the kill comes
         seal = training.Checkpoints.seal
         training.Checkpoints.seal = lambda self, step, note: (
             os.kill(os.getpid(), signal.SIGKILL) if step == 4 else seal(self, step, note))
         try:
-            run(base, conversations, cut, values(method))
+            run(base, conversations, cut, given)
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert not (cut / "out").exists() and not (cut / "out.json").exists() and len(list((cut / "resume").iterdir())) == 2
-    again = run(base, conversations, cut, values(method))
-    assert again["curve"] == undisturbed["curve"] and again["loss_after"] == undisturbed["loss_after"]
+    again = run(base, conversations, cut, given)
+    for name in ("curve", "loss_after", *(("kept_step", "stopped_at") if patience else ())):
+        assert again[name] == undisturbed[name], name
     for file in sorted((whole / "out").iterdir()):
         assert (cut / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_what_holds_for_others_alone_ends_it(base, conversations, tmp_path):
+    """The two held-out conversations say no, the twelve learned ones yes: at first the form is gained, then lost."""
+    lines = conversations.read_text().splitlines(True)
+    conversations.write_text("".join(line.replace("yes", "no") for line in lines[:2]) + "".join(lines[2:]))
+    given = watching(values("full"), epochs=20, learning_rate=0.02, patience=3, score_every=2)
+    found = run(base, conversations, tmp_path, given)
+    assert 0 < found["kept_step"] == found["stopped_at"] - 6 == len(found["curve"]) - 6 < 54
+    assert found["loss_after"]["given"] < found["loss_before"]["given"]
+    plain = run(base, conversations, tmp_path, watching(given, patience=0))
+    assert found["tokens"] == pytest.approx(plain["tokens"] * found["steps"] / plain["steps"], rel=0.05)
+    assert plain["loss_after"]["given"] > found["loss_after"]["given"] and "kept_step" not in plain
 
 
 def test_gradients_pass_through_a_four_bit_base_after_an_evaluation(base):
