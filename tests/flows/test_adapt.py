@@ -54,7 +54,7 @@ def conversation(question: str, queue: str) -> str:
     ({"items": []}, "items = []"), ({"target": 1.5}, "target = 1.5"), ({"target": 0}, "target = 0"),
     ({"name": "a/b"}, "name = 'a/b'"), ({"metric": "exact", "tools": []}, "has no `expected`"),
     ({"items": [{"question": "q"}] * 9}, "has no `call`"), ({"candidates": []}, "candidates = []"),
-    ({"tools": ["telephone"]}, "no action 'telephone'"), ({"unknown": 1}, "no such key"),
+    ({"tools": ["telephone"]}, "no action 'telephone'"), ({"unknown": 1}, "no such key"), ({"patience": -1}, "patience = -1"),
     ({"budget": {"memory_gib": -1, "minutes": 1}}, "budget.memory_gib = -1"), ({"tools": []}, "not among `tools`"),
     ({"metric": "regex", "tools": [], "items": [{"question": f"q{n}", "expected": "("} for n in range(9)]},
      "no pattern"),
@@ -206,13 +206,14 @@ def test_a_trial_that_is_failed_goes_on_with_the_next_method_and_deploys_nothing
     monkeypatch.setattr(way.making, "started", here)
     seen = {}
     with pytest.raises(way.NotReached, match="full: 0.000 is below the target .*; lora: .*; qlora: .* includes none"):
-        adapt.run(written(tmp_path, candidates=[str(model)]), lambda entry, _: seen.update({entry["node"]: entry}),
-                  tmp_path)
+        adapt.run(written(tmp_path, candidates=[str(model)], patience=3),
+                  lambda entry, _: seen.update({entry["node"]: entry}), tmp_path)
     for number, kind in enumerate(("full", "lora", "qlora"), 1):
         made = seen[f"tune {number}"]
         assert made["choice"] == f"tuned-{kind}" and seen[f"trial {number}"]["choice"] == "failed"
         assert made["numbers"]["loss after"]["given"] < made["numbers"]["loss before"]["given"]
         assert (tmp_path / f"animals/tuned-{kind}/model.safetensors").is_file()
+        assert json.loads((tmp_path / f"animals/tuned-{kind}.json").read_text())["kept_step"] > 0
     assert not (tmp_path / "animals/deployed").exists()
 
 
