@@ -70,6 +70,9 @@ class Engine:
     def zero_optimization(self):
         return self.zero
 
+    def autotp_size(self):
+        return 0
+
     def get_global_grad_norm(self):
         return 7.0
 
