@@ -1,4 +1,4 @@
-"""Matrices shared by two ranks: the losses of one rank, a whole model on disk, the same bytes after a kill, refusals."""
+"""Matrices shared by two ranks: one rank's losses, a whole model on disk, the same bytes after a kill, refusals."""
 
 import json
 import threading
@@ -90,7 +90,8 @@ def test_what_is_saved_is_the_whole_stock_model(home, case):
     held_out = shards.open_stream(home / "packed", "held_out")
     windows = scoring.windows(held_out, ranks.SEQUENCE)
     nats = torch.zeros(len(held_out.index), dtype=torch.double)
-    nats.index_add_(0, torch.from_numpy(windows.owner), torch.from_numpy(scoring.nats(model, windows, 64, "cpu", False)))
+    found = scoring.nats(model, windows, 64, "cpu", False)
+    nats.index_add_(0, torch.from_numpy(windows.owner), torch.from_numpy(found))
     assert told(home, f"{case}-2")["nats"] == pytest.approx(nats.tolist(), rel=1e-6)
     alone = AutoModelForCausalLM.from_pretrained(home / f"{case}-1/model")
     words = torch.from_numpy(windows.inputs[:4])
