@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 if TYPE_CHECKING:
     from flows.sweep import Row
@@ -56,6 +57,9 @@ def over(axes: Axes, rows: list[Row], key: str, keys: list[str], by: str) -> Non
         axes.set_xticks(range(len(names)), names)
     elif min(values) > 0 and max(values) / min(values) >= WIDE:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        tried = sorted(set(values))
+        axes.set_xticks(tried, [f"{value:g}" for value in tried])
     axes.set(xlabel=short(key), ylabel=by)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
