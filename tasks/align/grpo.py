@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import csv
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from tasks.align.policy import Learned
     from tasks.align.prompts import Prompt
+    from tasks.evaluate.statistics import Estimate
 
 Row = dict[str, float]
 COLUMNS = ("reward", "right", "loss", "divergence", "clipped", "taught", "tokens", "drift")
@@ -65,25 +67,32 @@ def grpo(tuned: Input, model: Output, metrics: Output, curve: Output, *, grpo: G
         return [prompt.verdict(decode(output.ids)) for prompt, output in zip(checked, said, strict=True)]
 
     before = judged()
-    values = {"params": grpo.model_dump(), "seed": seed, "threads": runtime.threads}
+    values = {"params": grpo.model_dump(exclude={"min_gain"}), "seed": seed, "threads": runtime.threads}
     resume = Path(".resume/grpo") / fingerprint(values, sorted(file for file in tuned.rglob("*") if file.is_file()))
     rows = list(train(adapted, tuned, steps, grpo, tokenizer, seed, resume, runtime.threads))
     write_curve(curve, rows)
     after = judged()
     merged, error = lora.merge(adapted, torch.tensor([checked[0].ids]), grpo.lora.max_merge_error)
     checkpoint.save(merged, tokenizer, model)
-    gain = mean_reward(after) - mean_reward(before)
+    gain = gained(before, after)
     stage.write_json(metrics, {
         "steps": len(rows), "outputs": sum(map(len, steps)) * grpo.group, "tokens": sum(row["tokens"] for row in rows),
         "before": told(checked, before), "after": told(checked, after), "paired": changed(before, after),
-        "gain": round(gain, 6), "divergence": rows[-1]["divergence"], "drift": max(row["drift"] for row in rows),
+        "gain": round(gain.value, 6), "gain_low": round(gain.low, 6), "gain_high": round(gain.high, 6),
+        "by_kind": by_kind(checked, before, after), "divergence": rows[-1]["divergence"], "drift": max(row["drift"] for row in rows),
         "merge_error": error, "limits": {"gain": grpo.min_gain, "drift": MAX_DRIFT,
                                          "merge_error": grpo.lora.max_merge_error}})
-    atexit.register(stage.remove, resume)  # once the stage has published what it made
     stage.write_timing(f"grpo-{tuned.parent.name}", {"seconds": round(time.monotonic() - started, 1)})
-    if gain < grpo.min_gain:
-        raise StageError(f"the held-out prompts' mean reward changed by {gain:+.3f}, below grpo.min_gain = "
-                         f"{grpo.min_gain}: train on more steps, lower grpo.learning_rate, or lower the gate")
+    if gain.value < grpo.min_gain:
+        # the stage publishes nothing of a refused run
+        shutil.copyfile(metrics, resume / "metrics.json")
+        shutil.copyfile(curve, resume / "curve.csv")
+        kinds = ", ".join(f"{kind} {each['gain']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f}, {each['n']} prompts)"
+                          for kind, each in by_kind(checked, before, after).items())
+        raise StageError(f"the held-out prompts' mean reward changed by {gain.value:+.3f}, below grpo.min_gain = "
+                         f"{grpo.min_gain}: {kinds}: train on more steps, lower grpo.learning_rate, or lower the gate; "
+                         f"figures and weights of this run stay in {resume}")
+    atexit.register(stage.remove, resume)  # once the stage has published what it made
 
 
 def train(adapted: PeftModel, directory: Path, steps: list[list[Prompt]], grpo: GrpoParams, tokenizer: Any, seed: int,
@@ -134,7 +143,7 @@ def train(adapted: PeftModel, directory: Path, steps: list[list[Prompt]], grpo: 
                      "right": round(sum(verdict.right for verdict in verdicts) / len(verdicts), 6),
                      "taught": len(learned), "tokens": sum(len(output.ids) for output in said), **found})
         bar.update()
-        if (step + 1) % grpo.keep_every == 0 and step + 1 < len(steps):
+        if (step + 1) % grpo.keep_every == 0 or step + 1 == len(steps):
             partial = checkpoints.path(step + 1)
             partial.mkdir(parents=True, exist_ok=True)
             torch.save({"weights": {name: weight.detach() for name, weight in trained.items()},
@@ -147,13 +156,13 @@ def train(adapted: PeftModel, directory: Path, steps: list[list[Prompt]], grpo: 
 
 def taught(asked: list[Prompt], said: list[Any], rewards: list[float], group: int
            ) -> tuple[list[Learned], list[list[float]]]:
-    """(outputs of the groups that differ in reward, the engine's log-probabilities of their tokens), sorted by length:
-    the others have no advantage, and are left out of the divergence too."""
+    """(outputs of the groups that differ in reward, the engine's log-probabilities of their tokens), sorted by their
+    prompt's length, a group together: the others have no advantage, and are left out of the divergence too."""
     from tasks.align.policy import Learned, advantages
 
     gains = [gain for start in range(0, len(rewards), group) for gain in advantages(rewards[start:start + group])]
     kept = [number for number, gain in enumerate(gains) if gain]
-    kept.sort(key=lambda number: len(asked[number].ids) + len(said[number].ids))
+    kept.sort(key=lambda number: len(asked[number].ids))  # stable: policy.token_logprobs reads neighbours' prompt once
     return ([Learned(asked[number].ids, said[number].ids, gains[number]) for number in kept],
             [said[number].logprobs for number in kept])
 
@@ -217,6 +226,25 @@ def told(prompts: list[Prompt], verdicts: list[Any]) -> dict[str, dict[str, floa
                        "tool": round(sum(verdict.tool for verdict in of) / len(of), 6),
                        "right": round(right / len(of), 6), "low": round(float(bounds.low), 6),
                        "high": round(float(bounds.high), 6), "reward": round(mean_reward(of), 6), "n": len(of)}
+    return found
+
+
+def gained(before: list[Any], after: list[Any]) -> Estimate:
+    """The change of the mean reward, paired on the prompts, with its 95 % interval."""
+    from tasks.evaluate.statistics import ratio
+
+    differences = [new.reward - old.reward for old, new in zip(before, after, strict=True)]
+    return ratio(differences, [1.0] * len(differences))
+
+
+def by_kind(prompts: list[Prompt], before: list[Any], after: list[Any]) -> dict[str, dict[str, float]]:
+    """kind -> `gained` of its prompts (gain, low, high, n)."""
+    found = {}
+    for kind in dict.fromkeys(prompt.kind for prompt in prompts):
+        of = [(old, new) for prompt, old, new in zip(prompts, before, after, strict=True) if prompt.kind == kind]
+        gain = gained([old for old, _ in of], [new for _, new in of])
+        found[kind] = {"gain": round(gain.value, 6), "low": round(gain.low, 6), "high": round(gain.high, 6),
+                       "n": gain.n}
     return found
 
 

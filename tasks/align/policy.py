@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,20 +36,35 @@ def advantages(rewards: Sequence[float]) -> list[float]:
 def token_logprobs(model: PeftModel, batch: Sequence[Learned], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probability in nats of each output token, float32 [B, longest], 0 beyond an output's end; mask, bool).
 
-    Rows are padded on the right alone, so causal attention needs no other mask; the head runs on output positions.
+    Neighbours with one prompt share a row, so that the prompt is computed once: each output stands behind it at the
+    positions that follow it, and sees the prompt and itself. The head runs on the positions that predict an output.
     """
-    rows = [[*each.prompt, *each.output] for each in batch]
-    ids = torch.full((len(rows), max(map(len, rows))), pad)
-    predicted = torch.zeros(ids.shape, dtype=torch.bool)
-    mask = torch.zeros(len(rows), max(len(each.output) for each in batch), dtype=torch.bool)
-    for at, (row, each) in enumerate(zip(rows, batch, strict=True)):
-        ids[at, :len(row)] = torch.tensor(row)
-        predicted[at, len(each.prompt) - 1:len(row) - 1] = True
-        mask[at, :len(each.output)] = True
+    rows = [list(of) for _, of in itertools.groupby(batch, lambda each: each.prompt)]
+    length = max(len(of[0].prompt) + sum(len(each.output) for each in of) for of in rows)
+    ids = torch.full((len(rows), length), pad)
+    places = torch.zeros(ids.shape, dtype=torch.long)
+    branch = torch.full(ids.shape, -1)  # 0: the prompt, n: its output n, -1: padding
+    predicting: list[tuple[int, int]] = []
+    for row, of in enumerate(rows):
+        end = asked = len(of[0].prompt)
+        ids[row, :end] = torch.tensor(of[0].prompt)
+        places[row, :end] = torch.arange(end)
+        branch[row, :end] = 0
+        for number, each in enumerate(of, 1):
+            start, end = end, end + len(each.output)
+            ids[row, start:end] = torch.tensor(each.output)
+            places[row, start:end] = torch.arange(asked, asked + end - start)
+            branch[row, start:end] = number
+            predicting += [(row, asked - 1), *((row, at) for at in range(start, end - 1))]
+    seen = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
+    hidden_from = torch.zeros(seen.shape).masked_fill_(~seen.tril(), float("-inf"))[:, None]
     llama = model.get_base_model()
-    hidden = llama.model(ids, attention_mask=None, use_cache=False).last_hidden_state
-    scores = torch.log_softmax(llama.lm_head(hidden[predicted]).float(), -1)
-    targets = ids.roll(-1, 1)[predicted]
+    states = llama.model(ids, attention_mask=hidden_from, position_ids=places, use_cache=False).last_hidden_state
+    row_of, at = torch.tensor(predicting).unbind(1)
+    scores = torch.log_softmax(llama.lm_head(states[row_of, at]).float(), -1)
+    targets = torch.tensor([token for each in batch for token in each.output])
+    lengths = torch.tensor([len(each.output) for each in batch])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
     return torch.zeros(mask.shape).masked_scatter(mask, scores.gather(-1, targets[:, None])[:, 0]), mask
 
 

@@ -116,14 +116,40 @@ def test_groups_that_are_alike_teach_nothing(base, llama, tokenizer):
     assert all(torch.equal(weight, before[name]) for name, weight in adapted.named_parameters())
 
 
+def test_a_refused_run_says_which_kinds_lost_and_keeps_its_evidence(base, tmp_path, planted, monkeypatch):
+    kinds = r"calls [+-]0\.\d{3} \([+-]0\.\d{3} to [+-]0\.\d{3}, 6 prompts\), arithmetic [+-].*, 2 prompts\)"
+    with pytest.raises(StageError, match=rf"mean reward changed by .*, below grpo\.min_gain = 1\.0: {kinds}"):
+        run(base, tmp_path, min_gain=1.0)
+    folder, = (tmp_path / ".resume/grpo").iterdir()
+    refused = json.loads((folder / "metrics.json").read_text())
+    assert (folder / "curve.csv").read_bytes() == (tmp_path / "c.csv").read_bytes() and refused["steps"] == 5
+    parts = refused["by_kind"].values()
+    assert sum(part["gain"] * part["n"] for part in parts) / 8 == pytest.approx(refused["gain"], abs=1e-5)
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(stage_module, "improve", never)
+    lowered = run(base, tmp_path, min_gain=-1.0)  # another gate alone: the same weights are judged again
+    assert {**lowered, "limits": 0} == {**refused, "limits": 0}
+
+
+def test_the_gain_is_paired_and_by_kind(tokenizer):
+    asked = prompts.draw(MixParams(calls=2, arithmetic=2, answers=0), 1, "train", 3, [""], tokenizer)[0]
+    before = [Verdict(True, True, 0.0), Verdict(True, False, 0.0), Verdict(True, True, 1.0), Verdict(True, True, 1.0)]
+    after = [Verdict(True, True, 1.0), Verdict(True, False, 0.0), Verdict(True, True, 1.0), Verdict(False, False, 0.0)]
+    found = stage_module.by_kind(asked, before, after)
+    # differences 0.6 and 0: mean 0.3, deviation 0.3 sqrt(2), error 0.3; the normal quantile is 1.96
+    assert found["calls"] == pytest.approx({"gain": 0.3, "low": 0.3 - 0.588, "high": 0.3 + 0.588, "n": 2}, abs=1e-4)
+    assert found["arithmetic"]["gain"] == pytest.approx(-0.5) and found["arithmetic"]["n"] == 2
+    assert stage_module.gained(before, after).value == pytest.approx(-0.1)
+
+
 def test_bad_input_is_one_line(base, tmp_path, planted, monkeypatch):
     with pytest.raises(StageError, match=r"grpo\.tokens = 1020 after a prompt of \d+ tokens is beyond .* 1024"):
         run(base, tmp_path, tokens=1020)
     monkeypatch.setattr(stage_module, "MAX_DRIFT", -1.0)
     with pytest.raises(StageError, match="it does not sample the policy that learns"):
         run(base, tmp_path, steps=1)
-    with pytest.raises(StageError, match=r"mean reward changed by .*, below grpo\.min_gain = 1\.0"):
-        monkeypatch.setattr(stage_module, "MAX_DRIFT", 1.0)
-        run(base, tmp_path, steps=1, min_gain=1.0)
     with pytest.raises(ValueError, match="nothing would be asked"):
         MixParams(calls=0, arithmetic=0, answers=0)

@@ -61,3 +61,35 @@ def test_log_probabilities_are_the_model_s_own_row_by_row(llama):
             right = [table[len(each.prompt) - 1 + at, token].item() for at, token in enumerate(each.output)]
             assert found[row][mask[row]].tolist() == pytest.approx(right, abs=1e-4)
             assert not found[row][~mask[row]].any() and mask[row].sum() == len(each.output)
+
+
+def test_outputs_of_one_prompt_compute_it_once_and_learn_the_same(llama):
+    adapted = lora.adapt(llama, LORA, [], seed=0)
+    weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    with torch.no_grad():
+        for weight in weights:
+            weight.normal_(0, 0.2)
+    group = [Learned((5, 6, 7, 8), [8, 9], 1.0), Learned((5, 6, 7, 8), [8, 9, 10, 2], 1.0),
+             Learned((5, 6, 7, 8), [11], 1.0)]
+    other = Learned((9, 5), [6, 7, 2], 1.0)
+    computed = []
+    adapted.get_base_model().model.embed_tokens.register_forward_hook(lambda _, args, out: computed.append(args[0]))
+
+    def learned(batches):
+        """(log-probabilities of each output, gradients of their sum of squares)."""
+        adapted.zero_grad()
+        said = []
+        for batch in batches:
+            found, mask = policy.token_logprobs(adapted, batch, pad=3)
+            found.square().sum().backward()
+            said += [row[kept].tolist() for row, kept in zip(found, mask, strict=True)]
+        return said, [weight.grad.clone() for weight in weights]
+
+    alone = learned([[each] for each in [*group, other]])
+    computed.clear()
+    together = learned([[*group, other]])
+    assert [ids.shape for ids in computed] == [(2, 4 + 2 + 4 + 1)]
+    for one, another in zip(alone[0], together[0], strict=True):
+        assert another == pytest.approx(one, abs=1e-5)
+    for one, another in zip(alone[1], together[1], strict=True):
+        torch.testing.assert_close(another, one, atol=1e-4, rtol=1e-4)
