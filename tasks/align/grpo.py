@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from tasks.align.policy import Learned
     from tasks.align.prompts import Prompt
-    from tasks.evaluate.statistics import Estimate
 
 Row = dict[str, float]
 COLUMNS = ("reward", "right", "loss", "divergence", "clipped", "taught", "tokens", "drift")
@@ -74,24 +73,23 @@ def grpo(tuned: Input, model: Output, metrics: Output, curve: Output, *, grpo: G
     after = judged()
     merged, error = lora.merge(adapted, torch.tensor([checked[0].ids]), grpo.lora.max_merge_error)
     checkpoint.save(merged, tokenizer, model)
-    gain = gained(before, after)
+    gain, kinds = gained(before, after), by_kind(checked, before, after)
     stage.write_json(metrics, {
         "steps": len(rows), "outputs": sum(map(len, steps)) * grpo.group, "tokens": sum(row["tokens"] for row in rows),
         "before": told(checked, before), "after": told(checked, after), "paired": changed(before, after),
-        "gain": round(gain.value, 6), "gain_low": round(gain.low, 6), "gain_high": round(gain.high, 6),
-        "by_kind": by_kind(checked, before, after), "divergence": rows[-1]["divergence"], "drift": max(row["drift"] for row in rows),
-        "merge_error": error, "limits": {"gain": grpo.min_gain, "drift": MAX_DRIFT,
-                                         "merge_error": grpo.lora.max_merge_error}})
+        "gain": gain["gain"], "gain_low": gain["low"], "gain_high": gain["high"], "by_kind": kinds,
+        "divergence": rows[-1]["divergence"], "drift": max(row["drift"] for row in rows), "merge_error": error,
+        "limits": {"gain": grpo.min_gain, "drift": MAX_DRIFT, "merge_error": grpo.lora.max_merge_error}})
     stage.write_timing(f"grpo-{tuned.parent.name}", {"seconds": round(time.monotonic() - started, 1)})
-    if gain.value < grpo.min_gain:
+    if gain["gain"] < grpo.min_gain:
         # the stage publishes nothing of a refused run
         shutil.copyfile(metrics, resume / "metrics.json")
         shutil.copyfile(curve, resume / "curve.csv")
-        kinds = ", ".join(f"{kind} {each['gain']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f}, {each['n']} prompts)"
-                          for kind, each in by_kind(checked, before, after).items())
-        raise StageError(f"the held-out prompts' mean reward changed by {gain.value:+.3f}, below grpo.min_gain = "
-                         f"{grpo.min_gain}: {kinds}: train on more steps, lower grpo.learning_rate, or lower the gate; "
-                         f"figures and weights of this run stay in {resume}")
+        told_kinds = ", ".join(f"{kind} {each['gain']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f}, "
+                               f"{each['n']} prompts)" for kind, each in kinds.items())
+        raise StageError(f"the held-out prompts' mean reward changed by {gain['gain']:+.3f}, below grpo.min_gain = "
+                         f"{grpo.min_gain}: {told_kinds}: train on more steps, lower grpo.learning_rate, or lower the "
+                         f"gate; figures and weights of this run stay in {resume}")
     atexit.register(stage.remove, resume)  # once the stage has published what it made
 
 
@@ -229,22 +227,23 @@ def told(prompts: list[Prompt], verdicts: list[Any]) -> dict[str, dict[str, floa
     return found
 
 
-def gained(before: list[Any], after: list[Any]) -> Estimate:
-    """The change of the mean reward, paired on the prompts, with its 95 % interval."""
-    from tasks.evaluate.statistics import ratio
+def gained(before: list[Any], after: list[Any]) -> dict[str, float]:
+    """{gain, low, high, n}: the change of the mean reward, paired on the prompts, with its 95 % interval (Student)."""
+    from scipy.stats import ttest_1samp
 
-    differences = [new.reward - old.reward for old, new in zip(before, after, strict=True)]
-    return ratio(differences, [1.0] * len(differences))
+    changes = [new.reward - old.reward for old, new in zip(before, after, strict=True)]
+    mean = sum(changes) / len(changes)
+    bounds = ttest_1samp(changes, 0.0).confidence_interval() if len(set(changes)) > 1 else (mean, mean)
+    return {"gain": round(mean, 6), "low": round(float(bounds[0]), 6), "high": round(float(bounds[1]), 6),
+            "n": len(changes)}
 
 
 def by_kind(prompts: list[Prompt], before: list[Any], after: list[Any]) -> dict[str, dict[str, float]]:
-    """kind -> `gained` of its prompts (gain, low, high, n)."""
+    """kind -> `gained` of its prompts."""
     found = {}
     for kind in dict.fromkeys(prompt.kind for prompt in prompts):
         of = [(old, new) for prompt, old, new in zip(prompts, before, after, strict=True) if prompt.kind == kind]
-        gain = gained([old for old, _ in of], [new for _, new in of])
-        found[kind] = {"gain": round(gain.value, 6), "low": round(gain.low, 6), "high": round(gain.high, 6),
-                       "n": gain.n}
+        found[kind] = gained([old for old, _ in of], [new for _, new in of])
     return found
 
 

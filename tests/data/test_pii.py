@@ -126,15 +126,19 @@ HOSTILE = ["a", "1", "1 ", " ", "@", "@a.", "a@a.", "+1", "eyJ", "eyJaaaaaaaa.",
 
 
 def test_time_is_linear_in_hostile_text():
-    """10 times the text may cost 10 times the time; the factor 40 leaves room for a busy machine, not for a square."""
+    """10 times the text may cost 10 times the time; the factor 40 leaves room for a busy machine, not for a square. Of
+    three trials the best counts: a core that something else takes for a while slows one of them."""
     for unit in HOSTILE:
-        spent = []
-        for size in (20_000, 200_000):
-            text = unit * (size // len(unit))
-            started = time.process_time()
-            pii.find(text)
-            spent.append(time.process_time() - started)
-        assert spent[1] < 40 * max(spent[0], 0.005), (unit, spent)
+        ratios = []
+        while len(ratios) < 3 and (not ratios or min(ratios) >= 40):
+            spent = []
+            for size in (20_000, 200_000):
+                text = unit * (size // len(unit))
+                started = time.process_time()
+                pii.find(text)
+                spent.append(time.process_time() - started)
+            ratios.append(spent[1] / max(spent[0], 0.005))
+        assert min(ratios) < 40, (unit, ratios)
 
 
 def test_five_megabytes_without_a_break():
