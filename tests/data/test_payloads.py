@@ -76,6 +76,20 @@ def test_local_files_are_read_too():
     assert list(texts.texts("a.epub", epub({"a": ZH}), [])) == [ZH]
 
 
+def marked(book: bytes, local: int, central: int, value: int) -> bytes:
+    """`book` with a 16-bit field of every member's local and central header set (APPNOTE 4.3.7, 4.3.12)."""
+    with zipfile.ZipFile(io.BytesIO(book)) as members:
+        headers = [member.header_offset + local for member in members.infolist()]
+        place = members.start_dir
+    while (place := book.find(b"PK\x01\x02", place)) >= 0:
+        headers.append(place + central)
+        place += 4
+    out = bytearray(book)
+    for place in headers:
+        out[place:place + 2] = value.to_bytes(2, "little")
+    return bytes(out)
+
+
 def test_each_fault_has_its_reason(monkeypatch):
     """Truncated, encrypted, too long, bombs, entities, missing members."""
     assert reason(pdf([EN])[:60]) == "pdf_broken"
@@ -86,6 +100,8 @@ def test_each_fault_has_its_reason(monkeypatch):
     assert reason(whole.replace(b"OPS/a.xhtml", b"OPS/z.xhtml")) == "epub_broken"
     locked = epub({"a": "x"}, **{"META-INF_encryption.xml": "<encryption><EncryptedKey/></encryption>"})
     assert reason(locked) == "epub_encrypted"
+    assert reason(marked(whole, 8, 10, 99)) == "epub_broken"          # a compression zipfile raises NotImplementedError on
+    assert reason(marked(whole, 6, 8, 1)) == "epub_encrypted"         # RuntimeError: a password
     monkeypatch.setattr(payloads, "EPUB_BYTES", 1 << 20)
     bomb = epub({"a": "x" * (4 << 20)})
     assert len(bomb) < 10_000 and reason(bomb) == "epub_too_large"
