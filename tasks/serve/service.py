@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import math
 import threading
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from tasks.serve import heap
+from tasks.serve import heap, relevance
 from tasks.serve.digest import digest
 from tasks.serve.engine import backend as backends
 from tasks.serve.engine.directory import ModelError
@@ -147,6 +148,9 @@ class Service:
 
     async def chat(self, turn: Turn, body: Generation, adapter: str | None = None) -> Flight:
         """Send a chat turn to the engine, its grammar included."""
+        if turn.relevance is not None and turn.messages[-1]["role"] == "user":
+            fits = await self.gain(turn, adapter) >= turn.relevance
+            turn = dataclasses.replace(turn, choice="required" if fits else "none")
         with Call(self) as call:
             tokens, thinking = await offload(turn.small, self.encode_turn, turn)
             limit = self.room(tokens, turn.limit, turn.names["messages"])
@@ -157,6 +161,26 @@ class Service:
                                              adapter))
             flight.thinking = thinking
             return flight
+
+    async def gain(self, turn: Turn, adapter: str | None) -> float:
+        """Nats by which the offered tools make the turn's last message likelier (relevance.py)."""
+        place, requests, heads = turn.names["messages"], [], []
+        for side in (turn, dataclasses.replace(turn, choice="none")):
+            text = await offload(side.small, self.prompt, side)
+            try:
+                before, question = relevance.parted(text, turn.messages[-1]["content"])
+            except ValueError:
+                raise ApiError(400, "relevance: this chat template changes the message whose likelihood decides",
+                               param="relevance") from None
+            encode = functools.partial(self.encode, field=place, special=False)
+            head, tokens = await offload(side.small, encode, before), await offload(side.small, encode, question)
+            self.room(head + tokens, 0, place)
+            heads.append(len(head))
+            requests.append(Request((*head, *tokens), 0, logprobs=0, prompt_logprobs=True, **adapted(adapter)))
+        with Call(self) as call:
+            read = await call.depart(requests).whole()
+        return relevance.gain(*([entry.logprob for entry in delta.prompt_logprobs[max(head, 1) - 1:]]
+                                for delta, head in zip(read, heads)))
 
     async def embed(self, body: EmbeddingBody, adapter: str | None = None) -> Flight:
         """Send texts to be embedded to the engine."""

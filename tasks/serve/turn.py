@@ -16,7 +16,8 @@ from tasks.serve.schemas import ChatBody, Function, NamedTool, TokenizeBody
 class Turn:
     """messages, as the template takes them; tools offered; `choice` none, auto, required, or the name of a tool.
 
-    copied: arguments of calls are bounded to what the user and the tools said (narrow.py).
+    copied: arguments of calls are bounded to what the user and the tools said (narrow.py). relevance: nats by which the
+    tools must make the user's last message likelier for `auto` to mean a call, and none otherwise (relevance.py).
     form is (field, kind, value) of OpenaiGeneration.form. names: what the API calls `messages` and `tools`.
     """
 
@@ -29,6 +30,7 @@ class Turn:
     logprobs: int | None = None
     names: Mapping[str, str] = field(default_factory=lambda: {"messages": "messages", "tools": "tools"})
     copied: bool = False
+    relevance: float | None = None
 
     @property
     def offered(self) -> tuple[Function, ...]:
@@ -63,7 +65,8 @@ def chat_turn(body: ChatBody) -> Turn:
     choice = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else body.tool_choice or "auto"
     return Turn([message.rendered() for message in body.messages], body.max_completion_tokens or body.max_tokens,
                 tuple(tool.function for tool in body.tools or ()), choice, bool(body.parallel_tool_calls), body.form,
-                (body.top_logprobs or 0) if body.logprobs else None, copied=body.copied_arguments)
+                (body.top_logprobs or 0) if body.logprobs else None, copied=body.copied_arguments,
+                relevance=body.relevance)
 
 
 def tokenize_turn(body: TokenizeBody) -> Turn:
