@@ -9,7 +9,10 @@ imports the clients of forty vendors, is replaced by one row. Our engine answers
 offered functions' JSON schemas, each string and list bounded, and the arguments to what the question says
 (`copied_arguments`; tasks/serve/narrow.py), unless `--free`. In `irrelevance` no function fits and the model may
 answer in text (`auto`): right is what calls nothing. As a model that never calls is right there always, `relevance`
-asks the items of simple_python the same way: right is what calls at all. `dev` is every third item of simple_python,
+asks the items of simple_python the same way: right is what calls at all. With `--relevance NATS` not the model's turn
+decides but the gain in its likelihood of the question, and, unless `--free`, whether it states the numbers that a call
+must take (tasks/serve/relevance.py); where both were asked, the chance that a question which fits gains more than one that
+does not (the area under the ROC curve) is told too. `dev` is every third item of simple_python,
 whose errors were looked at when the training data were made; `rest` are the others. `own` are questions made as those
 of the training data, of functions that are in no training data; the arguments must be equal. Each model after the first stands
 beside it with a paired interval. `--answers FILE` keeps every answer. The last line is one JSON document.
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
@@ -30,7 +34,9 @@ from typing import Any
 
 from tasks import chat, params
 from tasks.evaluate.statistics import paired_difference, proportion
+from tasks.serve import relevance
 
+AUTO = ("irrelevance", "relevance")
 CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance", "relevance", "own")
 OWN = 120
 TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -93,7 +99,7 @@ def items(wheel: Path, category: str) -> list[dict[str, Any]]:
     try:
         with zipfile.ZipFile(wheel) as packed:
             rows = [json.loads(line) for line in packed.read(f"bfcl_eval/data/{name}").splitlines()]
-            if category in ("irrelevance", "relevance"):
+            if category in AUTO:
                 return rows
             truths = [json.loads(line) for line in packed.read(f"bfcl_eval/data/possible_answer/{name}").splitlines()]
     except (OSError, KeyError, zipfile.BadZipFile) as error:
@@ -117,6 +123,24 @@ def bounded(tool: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": tool["function"] | {"parameters": schema(tool["function"]["parameters"])}}
 
 
+def offered(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tools of an item, bounded."""
+    return [bounded(each) for each in row["tools"]] if "tools" in row else [tool(each) for each in row["function"]]
+
+
+def gains(lm: Any, rows: list[dict[str, Any]]) -> list[float]:
+    """Nats by which its tools make the last message of each item likelier."""
+    sequences, heads = [], []
+    for row in rows:
+        for tools in (offered(row), None):
+            text = lm.tokenizer.apply_chat_template(row["question"][0], tools=tools, tokenize=False)
+            before, question = map(lm.tok_encode, relevance.parted(text, row["question"][0][-1]["content"]))
+            sequences.append(before + question)
+            heads.append(len(before))
+    sums = [values for values, _ in lm.score(sequences, heads)]
+    return [relevance.gain(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+
+
 def asked(lm: Any, rows: list[dict[str, Any]], category: str, free: bool) -> list[str]:
     """The model's turn after each item, its arguments bounded to what the question says unless `free`."""
     from tasks.serve.copied import Copied
@@ -126,12 +150,11 @@ def asked(lm: Any, rows: list[dict[str, Any]], category: str, free: bool) -> lis
 
     requests = []
     for row in rows:
-        tools = [bounded(each) for each in row["tools"]] if "tools" in row else [
-            tool(function) for function in row["function"]]
+        tools = offered(row)
         prompt = lm.tokenizer.apply_chat_template(row["question"][0], tools=tools, tokenize=False,
                                                   add_generation_prompt=True)
         schemas = {each["function"]["name"]: each["function"]["parameters"] for each in tools}
-        how = {"required": category not in ("irrelevance", "relevance"), "several": category == "parallel"}
+        how = {"required": category not in AUTO, "several": category == "parallel"}
         question = "\n".join(turn["content"] for turn in row["question"][0] if turn["role"] == "user")
         grammar = tool_grammar(schemas, **how) if free else Copied(schemas, question, **how)
         requests.append(Request(tuple(lm.tok_encode(prompt)), TOKENS.get(category, 160), Sampling(temperature=0),
@@ -141,7 +164,7 @@ def asked(lm: Any, rows: list[dict[str, Any]], category: str, free: bool) -> lis
 
 def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str, category: str) -> dict[str, Any]:
     """Of one answer: whether it is a whole call (`valid`), whether it is right, and the checker's own words."""
-    if category in ("irrelevance", "relevance"):
+    if category in AUTO:
         called = chat.CALL_START in text
         return {"id": row["id"], "answer": text, "valid": True, "right": called == (category == "relevance")}
     calls = list(chat.calls(text))
@@ -151,6 +174,14 @@ def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str,
         check(row, calls, category)
     return {"id": row["id"], "answer": text, "valid": True, "right": found["valid"],
             "error": f"{found.get('error_type', '')}: {found.get('error', '')}"[:300] if not found["valid"] else ""}
+
+
+def decided(row: dict[str, Any], gain: float, nats: float, category: str, free: bool) -> dict[str, Any]:
+    """One item of AUTO judged by its gain."""
+    question = row["question"][0][-1]["content"]
+    whole = free or any(relevance.stated(each["function"]["parameters"], question) for each in offered(row))
+    return {"id": row["id"], "gain": gain, "whole": whole, "valid": True,
+            "right": (whole and gain >= nats) == (category == "relevance")}
 
 
 def parts(category: str, results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -164,7 +195,7 @@ def parts(category: str, results: list[dict[str, Any]]) -> dict[str, list[dict[s
 
 
 def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str, threads: int,
-             free: bool) -> dict[str, list[dict[str, Any]]]:
+             free: bool, nats: float | None) -> dict[str, list[dict[str, Any]]]:
     """category -> the judged answers of a model directory."""
     from tasks.evaluate.model import EngineLM
 
@@ -176,8 +207,12 @@ def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str,
             if part == "dev":
                 rows = rows[::3]
             started = time.process_time()
-            results[category] = [judged(check, row, text, category)
-                                 for row, text in zip(rows, asked(lm, rows, category, free), strict=True)]
+            if nats is not None and category in AUTO:
+                results[category] = [decided(row, gain, nats, category, free)
+                                     for row, gain in zip(rows, gains(lm, rows), strict=True)]
+            else:
+                results[category] = [judged(check, row, text, category)
+                                     for row, text in zip(rows, asked(lm, rows, category, free), strict=True)]
             print(f"{directory} {category}: {sum(r['right'] for r in results[category])}/{len(rows)}, "
                   f"{time.process_time() - started:.0f} CPU s", file=sys.stderr)
     finally:
@@ -194,6 +229,8 @@ def main() -> None:
     parser.add_argument("--part", choices=("all", "dev"), default="all", help="dev: every third item")
     parser.add_argument("--free", action="store_true", help="bound arguments by their schema alone, not also by what "
                         "the question says (tasks/serve/said.py)")
+    parser.add_argument("--relevance", type=float, metavar="NATS", help="call where the tools make the question so many nats "
+                        "likelier, in irrelevance and relevance; without it the model decides")
     parser.add_argument("--answers", type=Path, help="jsonl, a line an item")
     given = parser.parse_args()
     runtime = params.runtime()
@@ -207,8 +244,13 @@ def main() -> None:
     print(f"{'model':28} {'set':20} {'right':>7} {'95 %':>15} {'valid':>6} {'against the first':>27}")
     for directory in given.models:
         row = document["models"][str(directory)] = {}
-        for category, results in measured(given.wheel, directory, given.categories, given.part,
-                                          runtime.threads, given.free).items():
+        found = measured(given.wheel, directory, given.categories, given.part, runtime.threads, given.free,
+                         given.relevance)
+        if given.relevance is not None and set(AUTO) <= found.keys():
+            row["area"] = area(*([each["gain"] if each["whole"] else -math.inf for each in found[category]]
+                                 for category in reversed(AUTO)))
+            print(f"{str(directory)[-28:]:28} area under the ROC curve {row['area']:.3f}")
+        for category, results in found.items():
             kept += [{"model": str(directory), "category": category} | result for result in results]
             for name, chosen in parts(category, results).items():
                 if chosen:
@@ -217,6 +259,12 @@ def main() -> None:
         given.answers.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept),
                                  encoding="utf-8")
     print(json.dumps(document))
+
+
+def area(fitting: list[float], others: list[float]) -> float:
+    """The chance that one of `fitting` is larger than one of `others`, half of it where they are equal: the area under
+    the ROC curve (Hanley and McNeil 1982)."""
+    return sum((one > other) + 0.5 * (one == other) for one in fitting for other in others) / len(fitting) / len(others)
 
 
 def told(model: str, name: str, chosen: list[dict[str, Any]], first: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,11 +4,17 @@ The gain is log p(question | tools) - log p(question) in nats, both behind whate
 information (Church and Hanks 1990) of question and tools, by the very model that answers. A small model learns what a
 refusal sounds like and not when one is due, and an untuned one never calls; but either has read enough to find a question
 about tides likelier behind a function about tides. No training, two readings of the question (docs/LOG.md has the figures).
+Where arguments are copied from the question, one that states fewer numbers than a call must take fits no tool either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from tasks.serve import said
+
+NUMERIC = ("integer", "number")
 
 
 def parted(rendered: str, question: str) -> tuple[str, str]:
@@ -22,4 +28,14 @@ def parted(rendered: str, question: str) -> tuple[str, str]:
 
 def gain(offered: Sequence[float], bare: Sequence[float]) -> float:
     """Nats by which tools make a question likelier, of its tokens' log-probabilities with and without them."""
-    return sum(offered) - sum(bare)
+    return float(sum(offered) - sum(bare))
+
+
+def stated(parameters: dict[str, Any], text: str) -> bool:
+    """Whether `text` states as many numbers as the required arguments of a JSON schema take, a list of numbers one."""
+    properties = parameters.get("properties") or {}
+    required = [properties.get(name) for name in parameters.get("required") or ()]
+    numeric = [each for each in required if isinstance(each, dict) and not {"enum", "const"} & each.keys()
+               and (each.get("type") in NUMERIC or each.get("type") == "array"
+                    and isinstance(each.get("items"), dict) and each["items"].get("type") in NUMERIC)]
+    return len(said.numbers(text)) >= len(numeric)

@@ -149,7 +149,8 @@ class Service:
     async def chat(self, turn: Turn, body: Generation, adapter: str | None = None) -> Flight:
         """Send a chat turn to the engine, its grammar included."""
         if turn.relevance is not None and turn.messages[-1]["role"] == "user":
-            fits = await self.gain(turn, adapter) >= turn.relevance
+            fits = not turn.copied or any(relevance.stated(tool.parameters, turn.said) for tool in turn.tools)
+            fits = fits and await self.gain(turn, adapter) >= turn.relevance
             turn = dataclasses.replace(turn, choice="required" if fits else "none")
         with Call(self) as call:
             tokens, thinking = await offload(turn.small, self.encode_turn, turn)

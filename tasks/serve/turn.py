@@ -42,6 +42,11 @@ class Turn:
         """Whether rendering and encoding it takes less time than handing it to a thread."""
         return not (self.tools or self.form) and sum(len(message["content"]) for message in self.messages) < 8192
 
+    @property
+    def said(self) -> str:
+        """What arguments are copied from: what the user and the tools said."""
+        return "\n".join(message["content"] for message in self.messages if message["role"] in ("user", "tool"))
+
     def grammar(self) -> tuple[str, str | Stepwise] | None:
         """(field, grammar) that tools or a form ask for. Raises ApiError where they cannot be read."""
         place = self.names["tools"] if self.offered else self.form[0] if self.form else None
@@ -52,8 +57,7 @@ class Turn:
                 if named:
                     schemas = {self.choice: schemas[self.choice]}
                 how = {"required": self.choice != "auto", "several": self.parallel}
-                said = "\n".join(message["content"] for message in self.messages if message["role"] in ("user", "tool"))
-                return place, Copied(schemas, said, **how) if self.copied else tool_grammar(schemas, **how)
+                return place, Copied(schemas, self.said, **how) if self.copied else tool_grammar(schemas, **how)
             return (place, form_grammar(*self.form[1:])) if self.form else None
         except (RecursionError, TypeError, ValueError) as error:
             raise ApiError(400, f"{place}: the schema cannot be read: {' '.join(str(error).split())[:300]}",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import numpy as np
 import openai
 import pytest
 import torch
@@ -53,6 +54,7 @@ def test_the_last_message_is_parted_off_even_where_it_was_said_before():
 
 def test_the_gain_is_a_difference_of_sums():
     assert relevance.gain([-1.0, -0.5], [-2.0, -1.25]) == 1.75
+    assert type(relevance.gain(np.array([-1.0, -0.5]), np.array([-2.0]))) is float
 
 
 def test_the_engine_reads_the_same_gain_as_torch(tiny):
@@ -85,6 +87,26 @@ def test_streams_and_ends_of_a_conversation(ai):
     after = ask(ai, 999, messages=back, max_completion_tokens=4)       # the tool spoke last: the model decides
     assert after.usage.prompt_tokens > ask(ai, None, messages=back, tool_choice="none", extra_body={},
                                            max_completion_tokens=4).usage.prompt_tokens
+
+
+@pytest.mark.parametrize("parameters, text, enough", [
+    ({"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}, "required": ["a", "b"]}, "3 and four", True),
+    ({"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}, "required": ["a", "b"]}, "3 of them", False),
+    ({"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}, "required": ["a"]}, "3 of them", True),
+    ({"properties": {"a": {"type": "array", "items": {"type": "number"}}}, "required": ["a"]}, "the mean", False),
+    ({"properties": {"a": {"type": "string"}}, "required": ["a"]}, "the mean", True),
+    ({"properties": {"a": {"type": "integer", "enum": [2, 3]}}, "required": ["a"]}, "the mean", True),
+    ({"properties": {"a": True}, "required": ["a", "gone"]}, "the mean", True), ({}, "", True)])
+def test_a_question_must_state_the_numbers_that_a_call_takes(parameters, text, enough):
+    assert relevance.stated(parameters, text) is enough
+
+
+def test_with_copied_arguments_a_missing_number_is_no_call(ai):
+    tool = {"type": "function", "function": {"name": "double", "description": "Twice a number.", "parameters": {
+        "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}}
+    body = {"tools": [tool], "extra_body": {"relevance": -999, "copied_arguments": True}}
+    assert ask(ai, None, **body).choices[0].message.tool_calls
+    assert not ask(ai, None, messages=[{"role": "user", "content": "How are you?"}], **body).choices[0].message.tool_calls
 
 
 @pytest.mark.parametrize("more, says", [
