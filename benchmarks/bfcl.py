@@ -10,9 +10,9 @@ offered functions' JSON schemas, each string and list bounded, and the arguments
 (`copied_arguments`; tasks/serve/narrow.py), unless `--free`. In `irrelevance` no function fits and the model may
 answer in text (`auto`): right is what calls nothing. As a model that never calls is right there always, `relevance`
 asks the items of simple_python the same way: right is what calls at all. With `--relevance NATS` not the model's turn
-decides but the gain in its likelihood of the question, and, unless `--free`, whether it states the numbers that a call
-must take (tasks/serve/relevance.py); where both were asked, the chance that a question which fits gains more than one that
-does not (the area under the ROC curve) is told too. `dev` is every third item of simple_python,
+decides but the gain in its likelihood of the question by a tool, and, unless `--free`, whether it states the numbers that
+the call must take (tasks/serve/relevance.py); where both were asked, the chance that a question which fits gains more than
+one that does not (the area under the ROC curve) is told too, and in `multiple` and `own` that gain chooses the tool. `dev` is every third item of simple_python,
 whose errors were looked at when the training data were made; `rest` are the others. `own` are questions made as those
 of the training data, of functions that are in no training data; the arguments must be equal. Each model after the first stands
 beside it with a paired interval. `--answers FILE` keeps every answer. The last line is one JSON document.
@@ -36,6 +36,7 @@ from tasks import chat, params
 from tasks.evaluate.statistics import paired_difference, proportion
 from tasks.serve import relevance
 
+CHOOSE = ("multiple", "own")
 AUTO = ("irrelevance", "relevance")
 CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance", "relevance", "own")
 OWN = 120
@@ -128,17 +129,35 @@ def offered(row: dict[str, Any]) -> list[dict[str, Any]]:
     return [bounded(each) for each in row["tools"]] if "tools" in row else [tool(each) for each in row["function"]]
 
 
-def gains(lm: Any, rows: list[dict[str, Any]]) -> list[float]:
-    """Nats by which its tools make the last message of each item likelier."""
+def gains(lm: Any, rows: list[dict[str, Any]]) -> list[list[float]]:
+    """Nats by which each tool of each item makes its last message likelier."""
     sequences, heads = [], []
     for row in rows:
-        for tools in (offered(row), None):
+        for tools in [*([each] for each in offered(row)), None]:
             text = lm.tokenizer.apply_chat_template(row["question"][0], tools=tools, tokenize=False)
             before, question = map(lm.tok_encode, relevance.parted(text, row["question"][0][-1]["content"]))
             sequences.append(before + question)
             heads.append(len(before))
-    sums = [values for values, _ in lm.score(sequences, heads)]
-    return [relevance.gain(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+    read = iter([values for values, _ in lm.score(sequences, heads)])
+    found = []
+    for row in rows:
+        *alone, bare = (next(read) for _ in range(len(offered(row)) + 1))
+        found.append([relevance.gain(each, bare) for each in alone])
+    return found
+
+
+def chosen(row: dict[str, Any], found: list[float], free: bool) -> tuple[int, bool]:
+    """(the place of the tool that fits an item best, whether the question states the numbers that it takes)."""
+    question = row["question"][0][-1]["content"]
+    stated = [free or relevance.stated(each["function"]["parameters"], question) for each in offered(row)]
+    at = relevance.best(found, stated)
+    return at, stated[at]
+
+
+def narrowed(row: dict[str, Any], found: list[float], free: bool) -> dict[str, Any]:
+    """The item with no tool but the one that fits it best."""
+    key = "tools" if "tools" in row else "function"
+    return row | {key: [row[key][chosen(row, found, free)[0]]]}
 
 
 def asked(lm: Any, rows: list[dict[str, Any]], category: str, free: bool) -> list[str]:
@@ -176,12 +195,11 @@ def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str,
             "error": f"{found.get('error_type', '')}: {found.get('error', '')}"[:300] if not found["valid"] else ""}
 
 
-def decided(row: dict[str, Any], gain: float, nats: float, category: str, free: bool) -> dict[str, Any]:
-    """One item of AUTO judged by its gain."""
-    question = row["question"][0][-1]["content"]
-    whole = free or any(relevance.stated(each["function"]["parameters"], question) for each in offered(row))
-    return {"id": row["id"], "gain": gain, "whole": whole, "valid": True,
-            "right": (whole and gain >= nats) == (category == "relevance")}
+def decided(row: dict[str, Any], found: list[float], nats: float, category: str, free: bool) -> dict[str, Any]:
+    """One item of AUTO judged by its best tool's gain."""
+    at, whole = chosen(row, found, free)
+    return {"id": row["id"], "gain": found[at], "whole": whole, "valid": True,
+            "right": (whole and found[at] >= nats) == (category == "relevance")}
 
 
 def parts(category: str, results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -208,11 +226,13 @@ def measured(wheel: Path, directory: Path, categories: Sequence[str], part: str,
                 rows = rows[::3]
             started = time.process_time()
             if nats is not None and category in AUTO:
-                results[category] = [decided(row, gain, nats, category, free)
-                                     for row, gain in zip(rows, gains(lm, rows), strict=True)]
+                results[category] = [decided(row, found, nats, category, free)
+                                     for row, found in zip(rows, gains(lm, rows), strict=True)]
             else:
+                offers = rows if nats is None or category not in CHOOSE else [
+                    narrowed(row, found, free) for row, found in zip(rows, gains(lm, rows), strict=True)]
                 results[category] = [judged(check, row, text, category)
-                                     for row, text in zip(rows, asked(lm, rows, category, free), strict=True)]
+                                     for row, text in zip(rows, asked(lm, offers, category, free), strict=True)]
             print(f"{directory} {category}: {sum(r['right'] for r in results[category])}/{len(rows)}, "
                   f"{time.process_time() - started:.0f} CPU s", file=sys.stderr)
     finally:
@@ -229,8 +249,8 @@ def main() -> None:
     parser.add_argument("--part", choices=("all", "dev"), default="all", help="dev: every third item")
     parser.add_argument("--free", action="store_true", help="bound arguments by their schema alone, not also by what "
                         "the question says (tasks/serve/said.py)")
-    parser.add_argument("--relevance", type=float, metavar="NATS", help="call where the tools make the question so many nats "
-                        "likelier, in irrelevance and relevance; without it the model decides")
+    parser.add_argument("--relevance", type=float, metavar="NATS", help="a tool is chosen, and in irrelevance and relevance "
+                        "called, by how many nats likelier it makes the question; without it the model decides")
     parser.add_argument("--answers", type=Path, help="jsonl, a line an item")
     given = parser.parse_args()
     runtime = params.runtime()

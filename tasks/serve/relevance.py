@@ -1,9 +1,10 @@
-"""Whether the tools on offer fit what was asked: by how much they make the question likelier.
+"""Which tool fits what was asked, and whether one does: by how much each makes the question likelier.
 
-The gain is log p(question | tools) - log p(question) in nats, both behind whatever was said before: the pointwise mutual
-information (Church and Hanks 1990) of question and tools, by the very model that answers. A small model learns what a
-refusal sounds like and not when one is due, and an untuned one never calls; but either has read enough to find a question
-about tides likelier behind a function about tides. No training, two readings of the question (docs/LOG.md has the figures).
+A tool's gain is log p(question | it alone) - log p(question) in nats, both behind whatever was said before: the pointwise
+mutual information (Church and Hanks 1990) of question and tool, by the very model that answers, read backwards as a noisy
+channel (Min et al. 2022, arXiv:2108.04106). A small model writes a call well before it knows which, or when none is due,
+and an untuned one never calls; but either finds a question about tides likelier behind a function about tides. It takes
+no training and a reading of the question for each tool and one without (docs/LOG.md has the figures).
 Where arguments are copied from the question, one that states fewer numbers than a call must take fits no tool either.
 """
 
@@ -27,8 +28,13 @@ def parted(rendered: str, question: str) -> tuple[str, str]:
 
 
 def gain(offered: Sequence[float], bare: Sequence[float]) -> float:
-    """Nats by which tools make a question likelier, of its tokens' log-probabilities with and without them."""
+    """Nats by which a tool makes a question likelier, of its tokens' log-probabilities with and without it."""
     return float(sum(offered) - sum(bare))
+
+
+def best(gains: Sequence[float], stated: Sequence[bool]) -> int:
+    """The place of the tool that gains most, among those whose numbers are stated where there are any."""
+    return max(range(len(gains)), key=lambda at: (stated[at], gains[at]))
 
 
 def stated(parameters: dict[str, Any], text: str) -> bool:

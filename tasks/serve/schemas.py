@@ -284,8 +284,8 @@ class ChatBody(OpenaiGeneration):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     copied_arguments: bool = Field(False, description="not OpenAI's: arguments of calls are what the messages say")
-    relevance: float | None = Field(None, ge=-1e3, le=1e3, description="not OpenAI's: under tool_choice auto a tool is called "
-                                    "where the tools make the user's last message so many nats likelier, else none")
+    relevance: float | None = Field(None, ge=-1e3, le=1e3, description="not OpenAI's: the tool that makes the user's last "
+                                    "message likeliest is called; under tool_choice auto none that gains fewer nats")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -295,8 +295,8 @@ class ChatBody(OpenaiGeneration):
             raise ValueError("max_tokens must be at least 1 in a chat")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise ValueError("tool_choice needs tools")
-        if self.relevance is not None and (not self.tools or self.tool_choice not in (None, "auto")):
-            raise ValueError("relevance decides for tool_choice auto: give tools and leave tool_choice out")
+        if self.relevance is not None and (not self.tools or self.tool_choice not in (None, "auto", "required")):
+            raise ValueError("relevance chooses among tools: give tools, and tool_choice auto or required")
         if self.tools and self.form is not None:
             raise ValueError(f"{self.form[0]} and tools exclude each other")
         names = [tool.function.name for tool in self.tools or []]

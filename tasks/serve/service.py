@@ -149,9 +149,7 @@ class Service:
     async def chat(self, turn: Turn, body: Generation, adapter: str | None = None) -> Flight:
         """Send a chat turn to the engine, its grammar included."""
         if turn.relevance is not None and turn.messages[-1]["role"] == "user":
-            fits = not turn.copied or any(relevance.stated(tool.parameters, turn.said) for tool in turn.tools)
-            fits = fits and await self.gain(turn, adapter) >= turn.relevance
-            turn = dataclasses.replace(turn, choice="required" if fits else "none")
+            turn = await self.chosen(turn, adapter)
         with Call(self) as call:
             tokens, thinking = await offload(turn.small, self.encode_turn, turn)
             limit = self.room(tokens, turn.limit, turn.names["messages"])
@@ -163,25 +161,36 @@ class Service:
             flight.thinking = thinking
             return flight
 
-    async def gain(self, turn: Turn, adapter: str | None) -> float:
-        """Nats by which the offered tools make the turn's last message likelier (relevance.py)."""
+    async def chosen(self, turn: Turn, adapter: str | None) -> Turn:
+        """The turn with its tool chosen by what it gains (relevance.py), or none; all stay for parallel calls."""
+        gains = await self.gains(turn, adapter)
+        stated = [not turn.copied or relevance.stated(tool.parameters, turn.said) for tool in turn.tools]
+        at = relevance.best(gains, stated)
+        if turn.choice == "auto" and not (stated[at] and gains[at] >= turn.relevance):
+            return dataclasses.replace(turn, choice="none")
+        return dataclasses.replace(turn, choice="required", tools=turn.tools if turn.parallel else (turn.tools[at],))
+
+    async def gains(self, turn: Turn, adapter: str | None) -> list[float]:
+        """Nats by which each tool alone makes the turn's last message likelier."""
         place, requests, heads = turn.names["messages"], [], []
-        for side in (turn, dataclasses.replace(turn, choice="none")):
-            text = await offload(side.small, self.prompt, side)
+        for tools in [*((tool,) for tool in turn.tools), ()]:
+            text = await offload(turn.small, self.prompt, dataclasses.replace(turn, tools=tools))
             try:
                 before, question = relevance.parted(text, turn.messages[-1]["content"])
             except ValueError:
                 raise ApiError(400, "relevance: this chat template changes the message whose likelihood decides",
                                param="relevance") from None
             encode = functools.partial(self.encode, field=place, special=False)
-            head, tokens = await offload(side.small, encode, before), await offload(side.small, encode, question)
+            head, tokens = await offload(turn.small, encode, before), await offload(turn.small, encode, question)
             self.room(head + tokens, 0, place)
-            heads.append(len(head))
+            heads.append(max(len(head), 1))
             requests.append(Request((*head, *tokens), 0, logprobs=0, prompt_logprobs=True, **adapted(adapter)))
+        self.check_count(len(requests), place)
         with Call(self) as call:
             read = await call.depart(requests).whole()
-        return relevance.gain(*([entry.logprob for entry in delta.prompt_logprobs[max(head, 1) - 1:]]
-                                for delta, head in zip(read, heads)))
+        *offered, bare = ([entry.logprob for entry in delta.prompt_logprobs[head - 1:]]
+                          for delta, head in zip(read, heads))
+        return [relevance.gain(each, bare) for each in offered]
 
     async def embed(self, body: EmbeddingBody, adapter: str | None = None) -> Flight:
         """Send texts to be embedded to the engine."""

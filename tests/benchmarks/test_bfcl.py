@@ -71,6 +71,19 @@ def test_what_counts_as_right_and_valid():
         assert bfcl.judged(check, ITEM, said, category)["right"] is right
 
 
+def test_a_gain_decides_and_chooses_the_tool():
+    other = FUNCTION | {"name": "song.sing", "parameters": {"type": "dict", "properties": {}, "required": []}}
+    item = ITEM | {"function": [FUNCTION, other]}
+    assert bfcl.narrowed(item, [5.0, 9.0], False)["function"] == [other]
+    assert bfcl.narrowed(item, [9.0, 5.0], False)["function"] == [FUNCTION]
+    silent = item | {"question": [[{"role": "user", "content": "Fill the pond."}]]}    # no number for its liters
+    assert bfcl.narrowed(silent, [9.0, 5.0], False)["function"] == [other]
+    assert bfcl.narrowed(silent, [9.0, 5.0], True)["function"] == [FUNCTION]
+    for nats, category, right in ((8, "relevance", True), (8, "irrelevance", False), (10, "irrelevance", True)):
+        assert bfcl.decided(item, [9.0, 5.0], nats, category, False)["right"] is right
+    assert bfcl.area([3.0, 1.0], [1.0, 0.0]) == 0.875
+
+
 def test_the_dev_part_is_every_third_item():
     made = bfcl.parts("simple_python", [{"id": f"simple_python_{n}"} for n in range(10)])
     assert [len(part) for part in made.values()] == [10, 4, 6]

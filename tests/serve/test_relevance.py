@@ -61,7 +61,7 @@ def test_the_engine_reads_the_same_gain_as_torch(tiny):
     service = Service("tiny", tiny / "chat", threads=1, slots=2)
     try:
         turn = Turn(ASKED, tools=(Function(**TOOL["function"]),))
-        found = asyncio.run(service.gain(turn, None))
+        [found] = asyncio.run(service.gains(turn, None))
         assert found == pytest.approx(by_torch(tiny), abs=0.02) and abs(found) > 1
         assert service.users == 0
     finally:
@@ -89,6 +89,29 @@ def test_streams_and_ends_of_a_conversation(ai):
                                            max_completion_tokens=4).usage.prompt_tokens
 
 
+def test_the_tool_that_gains_most_is_called_and_alone_offered(ai):
+    """Three tools whose calls the grammar would allow alike; the fitting one is found in either order."""
+    def tool(name, says):
+        return {"type": "function", "function": {"name": name, "description": says, "parameters": {
+            "type": "object", "properties": {"x": {"type": "string", "enum": ["1"]}}, "required": ["x"]}}}
+
+    offered = [tool("a", "Paint."), tool("b", "What is 12 * 7? What is 12 * 7? What is 12 * 7?"), tool("c", "Sing.")]
+    named = []
+    for tools in (offered, offered[::-1], offered[:1], offered[2:]):
+        answer = ask(ai, -999, tools=tools, tool_choice="required")
+        named.append(answer.choices[0].message.tool_calls[0].function.name)
+        alone = [each for each in tools if each["function"]["name"] == named[-1]]
+        assert answer.usage.prompt_tokens == ask(ai, None, tools=alone, tool_choice="required",
+                                                 extra_body={}).usage.prompt_tokens
+    assert named[0] == named[1] and named[2:] == ["a", "c"]
+
+
+def test_the_best_tool_is_one_whose_numbers_are_stated():
+    assert relevance.best([3.0, 9.0, 5.0], [True, True, True]) == 1
+    assert relevance.best([3.0, 9.0, 5.0], [True, False, True]) == 2
+    assert relevance.best([3.0, 9.0], [False, False]) == 1
+
+
 @pytest.mark.parametrize("parameters, text, enough", [
     ({"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}, "required": ["a", "b"]}, "3 and four", True),
     ({"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}, "required": ["a", "b"]}, "3 of them", False),
@@ -110,7 +133,7 @@ def test_with_copied_arguments_a_missing_number_is_no_call(ai):
 
 
 @pytest.mark.parametrize("more, says", [
-    ({"tool_choice": "required"}, "relevance"), ({"tools": openai.NOT_GIVEN}, "relevance"),
+    ({"tool_choice": "none"}, "relevance"), ({"tools": openai.NOT_GIVEN}, "relevance"),
     ({"extra_body": {"relevance": "much"}}, "relevance"), ({"extra_body": {"relevance": 1e9}}, "relevance"),
     ({"messages": [{"role": "user", "content": "x " * 5000}]}, "messages")])
 def test_bad_input_is_one_error_that_names_the_field(ai, more, says):
