@@ -1,6 +1,6 @@
 """Conversations that call functions never seen before: a signature, a question that holds the values, the call.
 
-A hundred and sixty functions (functions.yaml) in many forms: other names, parameters with and without descriptions, optional
+Four hundred functions (functions.yaml) in many forms: other names, parameters with and without descriptions, optional
 ones that the question mentions or leaves out, values said otherwise than they are called with (values.py). Offered
 alone, among others, called several times for one question, or fitting no question: then the answer says so. Every
 tenth function is kept from training: `split="held_out"` asks those.

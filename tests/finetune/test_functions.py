@@ -44,6 +44,23 @@ def test_what_is_called_with_was_said():
                     assert str(value) in said, messages
 
 
+def test_no_two_functions_share_a_name():
+    names = [name for split in ("train", "held_out") for topic in functions.topics(split) for name in topic["f"]]
+    assert len(set(names)) == len(names)
+
+
+def test_every_function_can_be_asked_in_all_its_questions():
+    """A question holds every value that must be given, and a value of each kind is drawn."""
+    draw = random.Random(8)
+    for split in ("train", "held_out"):
+        for topic in functions.topics(split):
+            required = [name for name in topic["a"] if not name.endswith("?")]
+            for question in topic["q"]:
+                assert all(f"{{{name}}}" in question for name in required), (topic["f"], question)
+                asked, [arguments] = functions.Signature(topic, draw, False).asked(draw, question)
+                assert asked and set(required) <= arguments.keys(), topic["f"]
+
+
 def test_optional_parameters_are_left_out_and_given():
     left = given = 0
     for kind, messages, tools in MADE:
