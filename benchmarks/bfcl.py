@@ -7,7 +7,9 @@ Items and checker are the package's own (Patil et al. 2025, BFCL v4), read out o
 imports the clients of forty vendors, is replaced by one row. Our engine answers greedily, many prompts at once. In
 `simple_python`, `multiple` and `parallel` a call is asked for (`tool_choice: required`) under the grammar of the
 offered functions' JSON schemas, each string and list bounded, and the arguments to what the question says
-(`copied_arguments`; tasks/serve/narrow.py), unless `--free`. In `irrelevance` no function fits and the model may
+(`copied_arguments`; tasks/serve/narrow.py) and optional ones kept where they make the call likelier
+(tasks/serve/optional.py), unless `--free`. Whole numbers in a list that the package types as float are read as floats, as its
+checker reads lone ones. In `irrelevance` no function fits and the model may
 answer in text (`auto`): right is what calls nothing. As a model that never calls is right there always, `relevance`
 asks the items of simple_python the same way: right is what calls at all. With `--relevance NATS` not the model's turn
 decides but the gain in its likelihood of the question by a tool, and, unless `--free`, whether it states the numbers that
@@ -21,6 +23,7 @@ beside it with a paired interval. `--answers FILE` keeps every answer. The last 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import re
@@ -34,7 +37,7 @@ from typing import Any
 
 from tasks import chat, params
 from tasks.evaluate.statistics import paired_difference, proportion
-from tasks.serve import relevance
+from tasks.serve import optional, relevance
 
 CHOOSE = ("multiple", "own")
 AUTO = ("irrelevance", "relevance")
@@ -178,7 +181,25 @@ def asked(lm: Any, rows: list[dict[str, Any]], category: str, free: bool) -> lis
         grammar = tool_grammar(schemas, **how) if free else Copied(schemas, question, **how)
         requests.append(Request(tuple(lm.tok_encode(prompt)), TOKENS.get(category, 160), Sampling(temperature=0),
                                 grammar=grammar))
-    return [lm.decode(ids) for ids in lm.generate(requests, [""] * len(requests))]
+    texts = [lm.decode(ids) for ids in lm.generate(requests, [""] * len(requests))]
+    return texts if free or category in (*AUTO, "parallel") else spared(lm, requests, texts)
+
+
+def spared(lm: Any, requests: Sequence[Any], texts: Sequence[str]) -> list[str]:
+    """Each turn without the optional arguments that it is likelier without, as the server gives it back."""
+    from tasks.serve.copied import Copied
+
+    every, sequences, heads = [], [], []
+    for request, text in zip(requests, texts):
+        tools = request.grammar.tools
+        again = Copied(tools, request.grammar.question, required=True, several=False)
+        every.append([text, *optional.shorter(text, tools, functools.partial(lm.engine.grammars.matcher, again),
+                                              lm.tok_encode)])
+        if every[-1][1:]:
+            sequences += [[*request.prompt, *lm.tok_encode(form)] for form in every[-1]]
+            heads += [len(request.prompt)] * len(every[-1])
+    read = iter([values for values, _ in lm.score(sequences, heads)])
+    return [forms[optional.likeliest([next(read) for _ in forms])] if forms[1:] else forms[0] for forms in every]
 
 
 def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str, category: str) -> dict[str, Any]:
@@ -189,10 +210,22 @@ def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str,
     calls = list(chat.calls(text))
     if not calls or None in calls:
         return {"id": row["id"], "answer": text, "valid": False, "right": False, "error": "no whole call"}
+    calls = [(name, floats(row, name, arguments)) for name, arguments in calls]
     found = {"valid": calls == [(row["truth"]["name"], row["truth"]["arguments"])]} if category == "own" else \
         check(row, calls, category)
     return {"id": row["id"], "answer": text, "valid": True, "right": found["valid"],
             "error": f"{found.get('error_type', '')}: {found.get('error', '')}"[:300] if not found["valid"] else ""}
+
+
+def floats(row: dict[str, Any], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with floats in the lists that the package's function `name` takes floats in."""
+    for function in row.get("function", ()):
+        if function["name"] == name:
+            listed = {key for key, each in function["parameters"]["properties"].items()
+                      if (each.get("items") or {}).get("type") == "float"}
+            return {key: [float(one) if type(one) is int else one for one in value]
+                    if key in listed and isinstance(value, list) else value for key, value in arguments.items()}
+    return arguments
 
 
 def decided(row: dict[str, Any], found: list[float], nats: float, category: str, free: bool) -> dict[str, Any]:

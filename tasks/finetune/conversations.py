@@ -10,6 +10,7 @@ reading signatures (a curriculum: Bengio et al. 2009). Facts and arguments that 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,10 +55,21 @@ def conversations(corpus: Path, amounts: ConversationsParams, seed: int) -> list
     made += [looked_up(fact, source, draw) for fact, source in known[-amounts.lookups:]] if amounts.lookups else []
     made += [exercised(exercise) for exercise in [*asked, *sums]]
     made += list(recalled(amounts.recall, seed))
-    made += [Conversation(*each) for each in functions.functions(amounts.functions, "train", seed)]
     draw.shuffle(made)
     mixed = [opened(conversation, draw.choice(amounts.systems)) for conversation in made]
+    if amounts.functions:
+        mixed += signed(amounts, seed)
+        draw.shuffle(mixed)
     return mixed + [drilled(exercise) for exercise in exercises.drills(amounts.drills, seed)]
+
+
+def signed(amounts: ConversationsParams, seed: int) -> Iterator[Conversation]:
+    """Calls of functions, those of one signature behind one system turn."""
+    draw = random.Random(f"systems {seed}")
+    systems: dict[str, str] = {}
+    for kind, messages, tools in functions.functions(amounts.functions, "train", seed, asked=amounts.asked):
+        system = systems.setdefault(json.dumps(tools), draw.choice(amounts.systems))
+        yield opened(Conversation(kind, messages, tools), system)
 
 
 def corpus_facts(corpus: Path, seed: int) -> list[tuple[Fact, str]]:

@@ -21,8 +21,10 @@ from tasks.stage import StageError
 Topic = dict[str, Any]
 FILE = Path(__file__).with_suffix(".yaml")
 HELD_OUT = 10
-KINDS = {"function": 12, "choice": 2, "parallel": 1, "unfit": 3}    # shares of a training set
-GIVEN = 0.45                    # how often a question asks for a parameter that may be left out
+KINDS = {"function": 8, "choice": 4, "parallel": 1, "unfit": 6}    # shares of a training set
+OFFERED = (66, 16, 10, 8)       # how often one, two, three, four functions are offered
+NEAR = 0.4                      # how often what is offered beside a function, or does not fit a question, is like it
+GIVEN = 0.3                    # how often a question asks for a parameter that may be left out
 UNFIT = ("None of the functions can do that.", "There is no function for this.",
          "I cannot do that with the functions I have.", "None of these functions fits the question.")
 POLITE = ("Please {}", "Can you help me? {}", "{} Thanks!", "Hi, {}", "{} Please.")
@@ -35,53 +37,71 @@ def topics(split: str) -> tuple[Topic, ...]:
     return tuple(topic for at, topic in enumerate(known) if (at % HELD_OUT == HELD_OUT - 1) == (split == "held_out"))
 
 
-def functions(n: int, split: str, seed: int, kinds: dict[str, int] | None = None
+def functions(n: int, split: str, seed: int, kinds: dict[str, int] | None = None, asked: int = 1
               ) -> list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]:
-    """`n` times (kind, messages, tools), every kind as often as its share says, in an order fixed by `seed`.
+    """`n` times (kind, messages, tools), every kind as often as its share says, in an order fixed by `seed`; `asked`
+    conversations have the same tools.
 
     Raises StageError for a split that is none.
     """
     if split not in ("train", "held_out"):
         raise StageError(f"split is train or held_out, not {split!r}")
     draw = random.Random(f"functions {split} {seed}")
-    shares = kinds or KINDS
+    shares, known = kinds or KINDS, topics(split)
     order = [kind for kind, share in shares.items() for _ in range(share)]
-    made = []
-    for at in range(n):
-        kind = order[at % len(order)]
-        known = topics(split)
+    made: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = []
+    for at in range(-(-n // asked)):
+        first = order[at % len(order)]
         topic = known[at % len(known)] if at % 2 else draw.choice(known)
-        others = draw.sample([each for each in topics("train") if each is not topic], 3)
-        made.append((kind, *conversation(kind, topic, others, draw)))
+        shown = offered(known, topic, first, draw)
+        tools = [each.tool for each in shown]
+        draw.shuffle(tools)
+        for kind in (first, *draw.choices(order, k=asked - 1)):
+            if kind in ("function", "choice"):
+                kind = "function" if len(shown) == 1 else "choice"
+            made.append((kind, messages(kind, shown, known, draw), tools))
+    made = made[:n]
     draw.shuffle(made)
     return made
 
 
-def conversation(kind: str, topic: Topic, others: list[Topic], draw: random.Random
-                 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(messages, tools) of one conversation about `topic`; `others` are functions that do not fit."""
+def offered(known: tuple[Topic, ...], topic: Topic, kind: str, draw: random.Random) -> list[Signature]:
+    """`topic` and, where `kind` is not of one function alone, others beside it."""
+    sizes = {"function": (1, 0, 0, 0), "choice": (0, *OFFERED[1:])}.get(kind, OFFERED)
+    chosen = [topic]
+    for _ in range(draw.choices(range(len(sizes)), sizes)[0]):
+        chosen.append(another(known, chosen, draw))
     plain = draw.random() < 0.1
-    shown = Signature(topic, draw, plain)
-    offered = [shown.tool]
-    question, calls = several(shown, draw) if kind == "parallel" else shown.asked(draw)
-    if kind == "choice":
-        offered += [Signature(each, draw, plain).tool for each in others[:draw.randint(1, 2)]]
-        draw.shuffle(offered)
+    return [Signature(each, draw, plain) for each in chosen]
+
+
+def another(known: tuple[Topic, ...], chosen: list[Topic], draw: random.Random) -> Topic:
+    """A topic that is not among `chosen`: often one that stands near the first in the file, and so is like it."""
+    at, near = known.index(chosen[0]), draw.random() < NEAR
+    left = [place for place in range(len(known)) if known[place] not in chosen]
+    return known[draw.choice(sorted(left, key=lambda place: (abs(place - at), place))[:2] if near else left)]
+
+
+def messages(kind: str, shown: list[Signature], known: tuple[Topic, ...], draw: random.Random) -> list[dict[str, Any]]:
+    """A question and its answer: calls of one of the functions shown, or that none of them fits."""
+    signature = draw.choice(shown)
     if kind == "unfit":
-        offered = [Signature(each, draw, plain).tool for each in others[:draw.choice((1, 1, 1, 2))]]
+        question, _ = Signature(another(known, [each.topic for each in shown], draw), draw, False).asked(draw)
         answer: dict[str, Any] = {"role": "assistant", "content": draw.choice(UNFIT)}
     else:
+        question, calls = several(signature, draw) if kind == "parallel" else signature.asked(draw)
         answer = {"role": "assistant", "content": "", "tool_calls": [
-            {"type": "function", "function": {"name": shown.name, "arguments": each}} for each in calls]}
+            {"type": "function", "function": {"name": signature.name, "arguments": each}} for each in calls]}
     if draw.random() < 0.12:
         question = draw.choice(POLITE).format(question)
-    return [{"role": "user", "content": question}, answer], offered
+    return [{"role": "user", "content": question}, answer]
 
 
 class Signature:
     """A topic in one of its forms; `fields` holds for each parameter how a value is drawn and how it is asked for."""
 
     def __init__(self, topic: Topic, draw: random.Random, plain: bool) -> None:
+        self.topic = topic
         self.questions = topic["q"]
         self.name = renamed(draw.choice(topic["f"]), draw)
         self.fields: dict[str, tuple[str, str, bool]] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from tasks import chat
 from tasks.finetune.conversations import Conversation
 from tasks.stage import StageError
 
@@ -19,11 +20,13 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and, of the same length, 1 where the token is learned."""
+    """Token ids and, of the same length, 1 where the token is learned. The first `head` are the system turn, which
+    conversations of the same tools have alike."""
 
     kind: str
     ids: list[int]
     learned: list[int]
+    head: int = 0
 
 
 def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Example:
@@ -32,7 +35,10 @@ def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Ex
     check(conversation)
     encoded = tokenizer.apply_chat_template(conversation.messages, tools=conversation.tools or None, return_dict=True,
                                             return_assistant_tokens_mask=True)
-    return Example(conversation.kind, list(encoded["input_ids"]), list(encoded["assistant_masks"]))
+    ids, start = list(encoded["input_ids"]), tokenizer.convert_tokens_to_ids(chat.START)
+    turns = [at for at, token in enumerate(ids) if token == start]
+    opened = conversation.tools or conversation.messages[0]["role"] == "system"
+    return Example(conversation.kind, ids, list(encoded["assistant_masks"]), turns[1] if opened and turns[1:] else 0)
 
 
 def check(conversation: Conversation) -> None:

@@ -31,6 +31,8 @@ class ConversationsParams(params.Section):
     arithmetic: int = Field(ge=0, le=1_000_000, description="three-digit arithmetic through the calculator")
     drills: int = Field(ge=0, le=10_000_000, description="bare questions and calls learned before all else")
     functions: int = Field(ge=0, le=10_000_000, description="calls of functions that only their signature explains")
+    asked: int = Field(1, ge=1, le=64, description="questions to each signature among `functions`: they share its tokens "
+                       "where training is packed")
     recall: int = Field(ge=0, le=1_000_000, description="a value recalled among keyed ones")
     systems: list[str] = Field(min_length=1, description="system turns drawn from; an empty one is no system turn")
 
@@ -62,7 +64,10 @@ class TrainingParams(params.Section):
     warmup: float = Field(ge=0, lt=1, description="share of steps of linear warm-up; cosine to a tenth after it")
     clip: float = Field(gt=0, description="largest gradient norm")
     precision: str = Field(pattern="^(fp32|bf16)$", description="bf16 is autocast; weights stay fp32")
-    packed: bool = Field(False, description="a step's conversations end to end in one row; else a row each, padded")
+    packed: bool = Field(False, description="a step's conversations end to end in one row, what several begin with once; "
+                         "else a row each, padded")
+    decision: float = Field(1.0, ge=1, le=1000, description="weight of an answer's first token, which decides between a "
+                            "call and text; the others have 1")
     neftune_alpha: float | None = Field(None, gt=0, description="noise on the embeddings (NEFTune); null is none")
     keep_every: int = Field(ge=1, description="steps between resume checkpoints")
     patience: int = Field(0, ge=0, description="held-out points without gain that end the run, which keeps its best "

@@ -41,9 +41,10 @@ def batches(examples: list[Example], training: TrainingParams, seed: int) -> lis
     passages = [example for example in examples if example.kind == PASSAGE]
     drills = [example for example in examples if example.kind == DRILL] + passages[::2]
     rest = [example for example in examples if example.kind not in (DRILL, PASSAGE)] + passages[1::2]
-    steps = shuffled(drills, training.drill_batch, f"{seed} drills")
+    order = grouped if training.packed else shuffled
+    steps = order(drills, training.drill_batch, f"{seed} drills")
     for epoch in range(training.epochs):
-        steps += shuffled(rest, training.batch, f"{seed} {epoch}")
+        steps += order(rest, training.batch, f"{seed} {epoch}")
     return steps
 
 
@@ -58,6 +59,15 @@ def shuffled(examples: list[Example], size: int, key: str) -> list[list[Example]
         draw.shuffle(cut)
         steps += cut
     return steps
+
+
+def grouped(examples: list[Example], size: int, key: str) -> list[list[Example]]:
+    """Batches of `size` in an order fixed by `key`, those with one head beside each other: packed, they share it."""
+    groups: dict[tuple[int, ...], list[Example]] = {}
+    for at, example in enumerate(examples):
+        groups.setdefault(tuple(example.ids[:example.head]) or (-1, at), []).append(example)
+    order = [each for group in random.Random(key).sample([*groups.values()], len(groups)) for each in group]
+    return [order[at:at + size] for at in range(0, len(order), size)]
 
 
 def rate(step: int, steps: int, training: TrainingParams) -> float:
@@ -87,10 +97,11 @@ def optimizer_of(model: torch.nn.Module, training: TrainingParams) -> MuonAdamW:
 
 
 def loss_of(model: torch.nn.Module, examples: list[Example], pad: int, packed: bool = False,
-            alpha: float | None = None, key: int = 0) -> torch.Tensor:
+            alpha: float | None = None, key: int = 0, decision: float = 1.0) -> torch.Tensor:
     """Mean cross-entropy (nats) of the learned tokens of a batch; the head runs on these positions alone.
 
-    `packed`: one row without padding (packing.py) in place of a padded one each; `alpha`: NEFTune's noise, by `key`.
+    `packed`: one row without padding (packing.py) in place of a padded one each; `alpha`: NEFTune's noise, by `key`;
+    `decision`: the weight of the first token of each answer in the mean, where the others have 1.
     """
     llama = plain(model)
     row = packing.pack(examples) if packed else None
@@ -98,13 +109,16 @@ def loss_of(model: torch.nn.Module, examples: list[Example], pad: int, packed: b
     embeddings = llama.model.embed_tokens(ids)
     if alpha is not None:
         sizes = torch.tensor([len(example.ids) for example in examples], dtype=torch.float32)
-        lengths = sizes.repeat_interleave(sizes.long())[None] if row else sizes[:, None].expand(ids.shape)
+        lengths = row.lengths.float() if row else sizes[:, None].expand(ids.shape)
         embeddings = noise.noisy(embeddings, lengths, alpha, key)
     hidden = (packing.hidden(llama, embeddings, row) if row else
               llama.model(inputs_embeds=embeddings, attention_mask=None, use_cache=False).last_hidden_state)[:, :-1]
     learned = labels[:, 1:] != -100
     logits = llama.lm_head(hidden[learned]).float()
-    return functional.cross_entropy(logits, labels[:, 1:][learned])
+    if decision == 1:
+        return functional.cross_entropy(logits, labels[:, 1:][learned])
+    weights = torch.where(labels[:, :-1] == -100, decision, 1.0)[learned]
+    return (functional.cross_entropy(logits, labels[:, 1:][learned], reduction="none") * weights).sum() / weights.sum()
 
 
 def checked_loss(model: torch.nn.Module, examples: list[Example], pad: int) -> dict[str, float]:
@@ -170,7 +184,8 @@ def train(model: torch.nn.Module, examples: list[Example], training: TrainingPar
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate(step, len(steps), training)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
-            loss = loss_of(model, steps[step], pad, training.packed, training.neftune_alpha, noise_key(seed, step))
+            loss = loss_of(model, steps[step], pad, training.packed, training.neftune_alpha, noise_key(seed, step),
+                           training.decision)
         if not torch.isfinite(loss):
             raise StageError(f"the loss is {loss.item()} at step {step}: lower the learning rates "
                              f"({training.matrix_rate}, {training.learning_rate})")

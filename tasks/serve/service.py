@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from tasks.serve import heap, relevance
+from tasks.serve import heap, optional, relevance
+from tasks.serve.copied import Copied
 from tasks.serve.digest import digest
 from tasks.serve.engine import backend as backends
 from tasks.serve.engine.directory import ModelError
@@ -159,7 +160,29 @@ class Service:
             flight = call.depart(self.copies(body, tokens, limit, grammar and grammar[1], turn.logprobs, False,
                                              adapter))
             flight.thinking = thinking
-            return flight
+        if turn.sparing and len(flight.requests) == 1 and flight.requests[0].sampling.temperature == 0:
+            await self.spare(flight, turn, adapter)
+        return flight
+
+    async def spare(self, flight: Flight, turn: Turn, adapter: str | None) -> None:
+        """Have a call that was generated read without the optional arguments that it is likelier without (optional.py)."""
+        (answer,) = await flight.whole()
+        tools = {tool.name: tool.parameters for tool in turn.offered}
+        grammar = Copied(tools, turn.said, required=True, several=False)
+        encode = functools.partial(self.vocabulary.encode, special=False)
+        forms = await asyncio.to_thread(optional.shorter, answer.text, tools,
+                                        functools.partial(self.engine.grammars.matcher, grammar), encode)
+        if forms:
+            prompt = flight.requests[0].prompt
+            written = [encode(form) for form in (answer.text, *forms)]
+            with Call(self) as call:
+                read = await call.depart([Request((*prompt, *tokens), 0, logprobs=0, prompt_logprobs=True,
+                                                  **adapted(adapter)) for tokens in written]).whole()
+            at = optional.likeliest([[entry.logprob for entry in delta.prompt_logprobs[len(prompt) - 1:]]
+                                     for delta in read])
+            if at:
+                answer.text, answer.tokens = forms[at - 1], written[at]
+        flight.replay([answer])
 
     async def chosen(self, turn: Turn, adapter: str | None) -> Turn:
         """The turn with its tool chosen by what it gains (relevance.py), or none; all stay for parallel calls."""

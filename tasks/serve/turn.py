@@ -16,7 +16,8 @@ from tasks.serve.schemas import ChatBody, Function, NamedTool, TokenizeBody
 class Turn:
     """messages, as the template takes them; tools offered; `choice` none, auto, required, or the name of a tool.
 
-    copied: arguments of calls are bounded to what the user and the tools said (narrow.py). relevance: nats by which a tool
+    copied: arguments of calls are bounded to what the user and the tools said (narrow.py), and optional ones kept where the
+    call is likelier with them (optional.py). relevance: nats by which a tool
     must make the user's last message likelier for `auto` to mean its call (relevance.py).
     form is (field, kind, value) of OpenaiGeneration.form. names: what the API calls `messages` and `tools`.
     """
@@ -36,6 +37,11 @@ class Turn:
     def offered(self) -> tuple[Function, ...]:
         """The tools that the template lists."""
         return () if self.choice == "none" else self.tools
+
+    @property
+    def sparing(self) -> bool:
+        """Whether the optional arguments of its call are weighed; not of several calls, nor where tokens are told."""
+        return self.copied and bool(self.offered) and not self.parallel and self.logprobs is None
 
     @property
     def small(self) -> bool:

@@ -71,6 +71,18 @@ def test_what_counts_as_right_and_valid():
         assert bfcl.judged(check, ITEM, said, category)["right"] is right
 
 
+def test_whole_numbers_in_a_list_of_floats_are_floats():
+    """As the package's checker reads a lone one; strings, other lists and other functions stay."""
+    lists = FUNCTION | {"parameters": {"type": "dict", "required": [], "properties": {
+        "depths": {"type": "array", "items": {"type": "float"}}, "counts": {"type": "array", "items": {"type": "integer"}},
+        "liters": {"type": "float"}, "bare": {"type": "array"}}}}
+    given = {"depths": [1, 2.5, True, "3"], "counts": [1], "liters": 3, "bare": [1]}
+    made = bfcl.floats({"function": [lists]}, "pond.fill", given)
+    assert made == given and list(map(type, made["depths"])) == [float, float, bool, str]
+    assert list(map(type, (made["counts"][0], made["liters"], made["bare"][0]))) == [int, int, int]
+    assert bfcl.floats({"function": [lists]}, "other", given) is given
+
+
 def test_a_gain_decides_and_chooses_the_tool():
     other = FUNCTION | {"name": "song.sing", "parameters": {"type": "dict", "properties": {}, "required": []}}
     item = ITEM | {"function": [FUNCTION, other]}

@@ -19,7 +19,7 @@ def test_same_seed_same_conversations_and_every_kind(corpus):
     kinds = [each.kind for each in made]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "fact": 10, "lookup": 10, "call": 60, "arithmetic": 20, "recall": 15,
-        "function": 14, "choice": 2, "parallel": 1, "unfit": 3}
+        "function": 9, "choice": 4, "parallel": 1, "unfit": 6}
 
 
 def test_nothing_that_evaluation_asks_is_learned(corpus):
@@ -37,6 +37,18 @@ def test_nothing_that_evaluation_asks_is_learned(corpus):
                 assert (made["name"], str(made["arguments"])) not in forbidden
                 if each.kind in ("call", "arithmetic"):
                     assert not exercises.is_held_out(made["name"], made["arguments"])
+
+
+def test_calls_of_one_signature_stand_behind_one_system_turn(corpus):
+    amounts = AMOUNTS.model_copy(update={"functions": 240, "asked": 4})
+    shown = {}
+    for each in conversations(corpus, amounts, 7):
+        if each.kind in ("function", "choice", "parallel", "unfit"):
+            system = each.messages[0]["content"] if each.messages[0]["role"] == "system" else ""
+            shown.setdefault(str(each.tools), []).append(system)
+    assert {len(systems) for systems in shown.values()} == {4} and len(shown) == 60
+    assert all(len(set(systems)) == 1 for systems in shown.values())
+    assert {systems[0] for systems in shown.values()} == {"", "Be brief."}
 
 
 def test_drills_are_bare_and_each_family_comes_as_often(corpus):
@@ -81,6 +93,21 @@ def test_the_learned_tokens_read_aloud(tokenizer):
     learned = tokenizer.decode([token for token, mask in zip(example.ids, example.learned, strict=True) if mask])
     assert learned == ('<tool_call>{"name": "calculator", "arguments": {"expression": "12 * 7"}}</tool_call><|im_end|>'
                        "The answer is 84.<|im_end|>")
+
+
+def test_the_head_is_what_conversations_of_the_same_tools_share(tokenizer):
+    """Whether tools, a system turn or both open it; a conversation that begins with its question has none."""
+    tools = exercises.schemas(["search"])
+    for system, offered in (("Be brief.", tools), ("", tools), ("Be brief.", []), ("", [])):
+        before = [{"role": "system", "content": system}] if system else []
+        one, other = (masking.encode(Conversation("x", [*before, {"role": "user", "content": question},
+                                                        {"role": "assistant", "content": "No."}], offered), tokenizer)
+                      for question in ("Why?", "A longer question?"))
+        assert one.head == other.head and one.ids[:one.head] == other.ids[:other.head]
+        text = tokenizer.decode(one.ids[:one.head])
+        assert bool(text) == bool(system or offered) and system in text and ("search" in text) == bool(offered)
+        assert tokenizer.decode(one.ids[one.head:]).startswith("<|im_start|>user\nWhy?")
+        assert not any(one.learned[:one.head])
 
 
 def test_batches_learn_only_what_the_mask_says():

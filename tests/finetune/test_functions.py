@@ -23,15 +23,41 @@ def test_same_seed_same_conversations():
     assert MADE == functions.functions(600, "train", 3) != functions.functions(600, "train", 4)
 
 
-def test_every_call_obeys_the_schema_that_was_offered():
-    for kind, messages, tools in MADE:
+@pytest.mark.parametrize("made", [MADE])
+def test_every_call_obeys_the_schema_that_was_offered(made):
+    for kind, messages, tools in made:
         offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
         calls = called(messages)
         assert {"unfit": not calls, "parallel": len(calls) > 1}.get(kind, len(calls) == 1), messages
-        assert (len(tools) > 1) if kind == "choice" else len(tools) <= 2
+        assert (len(tools) > 1) if kind == "choice" else len(tools) == 1 if kind == "function" else len(tools) <= 4
         for call in calls:
             jsonschema.validate(call["arguments"], offered[call["name"]])
             assert call["arguments"].keys() <= offered[call["name"]]["properties"].keys()
+
+
+def test_several_questions_are_asked_of_the_same_tools():
+    made = functions.functions(403, "train", 3, asked=4)
+    groups = {}
+    for kind, messages, tools in made:
+        groups.setdefault(json.dumps(tools), []).append((kind, messages[0]["content"]))
+    assert sorted(map(len, groups.values())) == [3] + [4] * 100
+    assert sum(len({question for _, question in group}) > 1 for group in groups.values()) > 95
+    kinds = [kind for kind, _, _ in made]
+    assert kinds.count("unfit") / len(made) == pytest.approx(6 / 19, abs=0.06)
+    assert all(("choice" not in found) if len(json.loads(tools)) == 1 else ("function" not in found)
+               for tools, group in groups.items() for found in [{kind for kind, _ in group}])
+    test_every_call_obeys_the_schema_that_was_offered(made)
+
+
+def test_a_question_that_nothing_fits_is_of_another_function():
+    for kind, messages, tools in MADE:
+        if kind == "unfit":
+            shown = {tool["function"]["description"].rstrip(".") for tool in tools}
+            asked = [topic for topic in functions.topics("train") if topic["d"].rstrip(".") not in shown]
+            assert len(asked) == len(functions.topics("train")) - len(tools)
+            words = [max(re.split(r"{\w+}", question), key=len).strip(" .,?!").lower()
+                     for topic in asked for question in topic["q"]]
+            assert any(each and each in messages[0]["content"].lower() for each in words), messages
 
 
 def test_what_is_called_with_was_said():
@@ -44,9 +70,12 @@ def test_what_is_called_with_was_said():
                     assert str(value) in said, messages
 
 
-def test_no_two_functions_share_a_name():
-    names = [name for split in ("train", "held_out") for topic in functions.topics(split) for name in topic["f"]]
+def test_no_two_functions_share_a_name_or_a_description():
+    """Else a question of the one would be said to fit the other in no way."""
+    every = [topic for split in ("train", "held_out") for topic in functions.topics(split)]
+    names = [name for topic in every for name in topic["f"]]
     assert len(set(names)) == len(names)
+    assert len({topic["d"].lower().rstrip(".") for topic in every}) == len(every)
 
 
 def test_every_function_can_be_asked_in_all_its_questions():

@@ -1,0 +1,55 @@
+"""Which of its optional arguments a call keeps: those with which it is likelier than without.
+
+Greedy decoding names an argument before it looks for a value. Where values are copied from the question (narrow.py), a
+small model thus begins one that the question says nothing of and is left with words that it would never have written:
+each token was the likeliest that was allowed, the call is not. So the whole call is compared, by its log-probability
+under the model alone, with the same call without the argument: the look ahead of a beam search (Sutskever et al. 2014,
+arXiv:1409.3215, section 3.2), spent on the one choice that needs it. What the grammar demands, a flag or an option that
+the question names, stays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tasks import chat
+from tasks.serve.engine.grammar import GrammarError, Matcher
+
+MOST = 7    # forms of a call that it is compared with
+
+
+def shorter(text: str, tools: dict[str, dict[str, Any]], matcher: Callable[[], Matcher],
+            encode: Callable[[str], list[int]]) -> list[str]:
+    """A turn's forms without some of its optional arguments that `matcher` (fresh, each time) admits, at most MOST.
+
+    Empty where the turn is not one whole call of `tools` (name -> parameters schema).
+    """
+    called = list(chat.calls(text))
+    if len(called) != 1 or called[0] is None or called[0][0] not in tools:
+        return []
+    [(name, arguments)] = called
+    if text.strip() != chat.call_text(name, arguments):
+        return []
+    free = [each for each in arguments if each not in (tools[name].get("required") or ())]
+    left_out = (set(some) for count in range(1, len(free) + 1) for some in itertools.combinations(free, count))
+    forms = (chat.call_text(name, {key: value for key, value in arguments.items() if key not in some})
+             for some in itertools.islice(left_out, MOST))
+    return [form for form in forms if admitted(matcher(), encode(form))]
+
+
+def admitted(matcher: Matcher, tokens: Sequence[int]) -> bool:
+    """Whether a grammar admits these tokens."""
+    try:
+        for token in tokens:
+            matcher.accept(token)
+    except GrammarError:
+        return False
+    return True
+
+
+def likeliest(logprobs: Sequence[Sequence[float]]) -> int:
+    """The place of the form with the largest sum of log-probabilities, the first where two are equal."""
+    sums = [sum(each) for each in logprobs]
+    return sums.index(max(sums))
