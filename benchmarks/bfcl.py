@@ -7,17 +7,18 @@ Items and checker are the package's own (Patil et al. 2025, BFCL v4), read out o
 imports the clients of forty vendors, is replaced by one row. Our engine answers greedily, many prompts at once. In
 `simple_python`, `multiple` and `parallel` a call is asked for (`tool_choice: required`) under the grammar of the
 offered functions' JSON schemas, each string and list bounded, and the arguments to what the question says
-(`copied_arguments`; tasks/serve/narrow.py) and optional ones kept where they make the call likelier
-(tasks/serve/optional.py), unless `--free`. Whole numbers in a list that the package types as float are read as floats, as its
-checker reads lone ones. In `irrelevance` no function fits and the model may
-answer in text (`auto`): right is what calls nothing. As a model that never calls is right there always, `relevance`
-asks the items of simple_python the same way: right is what calls at all. With `--relevance NATS` not the model's turn
-decides but the gain in its likelihood of the question by a tool, and, unless `--free`, whether it states the numbers that
-the call must take (tasks/serve/relevance.py); where both were asked, the chance that a question which fits gains more than
-one that does not (the area under the ROC curve) is told too, and in `multiple` and `own` that gain chooses the tool. `dev` is every third item of simple_python,
-whose errors were looked at when the training data were made; `rest` are the others. `own` are questions made as those
-of the training data, of functions that are in no training data; the arguments must be equal. Each model after the first stands
-beside it with a paired interval. `--answers FILE` keeps every answer. The last line is one JSON document.
+(`copied_arguments`; tasks/serve/narrow.py), optional ones kept where they make the call likelier
+(tasks/serve/optional.py), unless `--free`. Whole numbers in a list that the package types as float are read as floats,
+as its checker reads lone ones. In `irrelevance` no function fits and the model may answer in text (`auto`): right is
+what calls nothing. As a model that never calls is right there always, `relevance` asks the items of simple_python the
+same way: right is what calls at all. With `--relevance NATS` not the model's turn decides but the gain in its
+likelihood of the question by a tool, and, unless `--free`, whether it states the numbers that the call must take
+(tasks/serve/relevance.py); where both were asked, the chance that a question which fits gains more than one that does
+not (the area under the ROC curve) is told too, and in `multiple` and `own` that gain chooses the tool. `dev` is every
+third item of simple_python, whose errors were looked at when the training data were made; `rest` are the others. `own`
+are questions made as those of the training data, of functions that are in no training data; the arguments must be
+equal. Each model after the first stands beside it with a paired interval. `--answers FILE` keeps every answer. The last
+line is one JSON document.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ def within(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
 
 
 def seeing(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Attention by plain products under `mask` bool [B, q, k]; query [B, heads, q, d], key and value [B, kv heads, k, d]
-    to [B, heads, q, d]. What lies behind a piece's own end is read by none of its tokens."""
+    """Attention by plain products under `mask` bool [B, q, k]; query [B, heads, q, d], key and value
+    [B, kv heads, k, d] to [B, heads, q, d]. What lies behind a piece's own end is read by none of its tokens."""
     batch, heads, asking, size = query.shape
     few, reading = key.shape[1:3]
     hidden = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, float("-inf"))

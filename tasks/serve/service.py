@@ -165,7 +165,7 @@ class Service:
         return flight
 
     async def spare(self, flight: Flight, turn: Turn, adapter: str | None) -> None:
-        """Have a call that was generated read without the optional arguments that it is likelier without (optional.py)."""
+        """Have a call read without the optional arguments that it is likelier without (optional.py)."""
         (answer,) = await flight.whole()
         tools = {tool.name: tool.parameters for tool in turn.offered}
         grammar = Copied(tools, turn.said, required=True, several=False)

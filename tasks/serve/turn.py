@@ -16,9 +16,9 @@ from tasks.serve.schemas import ChatBody, Function, NamedTool, TokenizeBody
 class Turn:
     """messages, as the template takes them; tools offered; `choice` none, auto, required, or the name of a tool.
 
-    copied: arguments of calls are bounded to what the user and the tools said (narrow.py), and optional ones kept where the
-    call is likelier with them (optional.py). relevance: nats by which a tool
-    must make the user's last message likelier for `auto` to mean its call (relevance.py).
+    copied: arguments of calls are bounded to what the user and the tools said (narrow.py), and optional ones kept where
+    the call is likelier with them (optional.py). relevance: nats by which a tool must make the user's last message
+    likelier for `auto` to mean its call (relevance.py).
     form is (field, kind, value) of OpenaiGeneration.form. names: what the API calls `messages` and `tools`.
     """
 
