@@ -193,9 +193,10 @@ def spared(lm: Any, requests: Sequence[Any], texts: Sequence[str]) -> list[str]:
     every, sequences, heads = [], [], []
     for request, text in zip(requests, texts):
         tools = request.grammar.tools
-        again = Copied(tools, request.grammar.question, required=True, several=False)
-        every.append([text, *optional.shorter(text, tools, functools.partial(lm.engine.grammars.matcher, again),
-                                              lm.tok_encode)])
+        question = request.grammar.question
+        again = Copied(tools, question, required=True, several=False)
+        every.append([text, *optional.shorter(text, tools, question,
+                                              functools.partial(lm.engine.grammars.matcher, again), lm.tok_encode)])
         if every[-1][1:]:
             sequences += [[*request.prompt, *lm.tok_encode(form)] for form in every[-1]]
             heads += [len(request.prompt)] * len(every[-1])

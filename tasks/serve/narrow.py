@@ -4,8 +4,9 @@ Free numbers become those stated (said.py), free strings runs of whole words or 
 description quotes, dates the form that it names, lists what the question enumerates. Nothing stated is used twice in
 a call while something is left (`given` are the arguments already written). Of what may be left out: a number stays
 while the question states more numbers than the call must take; a flag must be given where its whole name stands in
-the question, a string where one of its options does. Where nothing fits, the schema stays as it was. Bounding outputs to the input is the idea of pointer
-networks (Vinyals et al. 2015, arXiv:1506.03134); here the grammar of constrained decoding does it, for any model.
+the question, a string or a list where one of its options does. Where nothing fits, the schema stays as it was.
+Bounding outputs to the input is the idea of pointer networks (Vinyals et al. 2015, arXiv:1506.03134); here the grammar
+of constrained decoding does it, for any model.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ MANY = 500                      # alternatives of a list, at most
 STATE = re.compile(r"\b[A-Z][a-z]+, [A-Z]{2}\b|[Cc]ity,? (?:and )?[Ss]tate")
 CODED = re.compile(r"\b(codes?|abbreviat\w+|symbol|ticker|ISO|HH:MM|24-hour|syntax|regular expression|SQL)\b")
 CLOSED = re.compile(r"[Cc]an be|[Cc]hoices|[Oo]ne of|[Oo]ptions|[Ee]ither|[Pp]ossible values|[Ss]upports?\b")
+CALENDAR = re.compile(r"\b(?:year|month|day|date)\b")
+DATED = re.compile(r"\b(?:dates?|deadline)\b")
 OPEN = re.compile(r"\betc\b|e\.g\.|such as|[Ll]ike '|[Ff]or example|[Ff]or instance|[Ee]xample")
 KEPT = ("enum", "const", "$ref", "pattern", "anyOf", "oneOf", "allOf")
 
@@ -88,7 +91,8 @@ class Said:
                 narrow = self.value(name, each, False)
                 if narrow:
                     made[name] = narrow
-                    required |= {name} if each.get("type") == "string" and self.options(each) else set()
+                    listed = each["items"] if each.get("type") == "array" and isinstance(each.get("items"), dict) else each
+                    required |= {name} if listed.get("type") == "string" and self.options(listed) else set()
         return schema | {"properties": made, "required": [name for name in made if name in required or name in given]}
 
     def sources(self, value: Any) -> list[Mention]:
@@ -143,9 +147,12 @@ class Said:
 
     def numeric(self, name: str, schema: dict[str, Any]) -> list[int | float]:
         """The numbers that are left of the schema's kind; a percentage is a fraction unless points are described."""
-        says = f"{name} {schema.get('description', '')}".lower()
+        says = f"{split(name)} {schema.get('description', '')}".lower()
         points = ("percent" in says or "%" in says) and not re.search("decimal|fraction", says)
-        for mentions in (self.left(self.numbers), self.numbers):
+        left = self.left(self.numbers)
+        apart = [] if CALENDAR.search(says) else [each for each in left if not any(
+            date.start <= each.start < date.end for date in self.dates)]
+        for mentions in (apart, left, self.numbers):
             found = [value for each in mentions for value in (each.values if points else each.values[:1])]
             if schema["type"] == "integer":
                 found = [value for each in mentions for value in each.values if isinstance(value, int)]
@@ -187,6 +194,8 @@ class Said:
             return schema
         if self.options(schema):
             return bounded(schema, self.options(schema))
+        if DATED.search(f"{split(name)} {says}".lower()) and (whole := self.left(self.dates)):
+            return bounded(schema, [self.text[each.start:each.end] for each in whole])
         options = described(schema)
         if len(options) > 1 and CLOSED.search(says) and not OPEN.search(says):
             return bounded(schema, options)
@@ -228,6 +237,18 @@ class Said:
             found = [value for each in self.worded_lists for value in each.values]
             return bounded(schema, [*found, *singles][:MANY]) if found or singles else schema if needed else {}
         return schema | {"items": self.value(name, items, True)}
+
+
+def stated(text: str, value: Any) -> bool:
+    """Whether a value is a number, a date or an enumeration that `text` states. A number spelt "one" or "two" is none:
+    they count what is spoken of ("between two notes")."""
+    said = known(text)
+    if isinstance(value, list):
+        return len(value) > 1 and any(value in each.values for each in [*said.numeric_lists, *said.worded_lists])
+    if isinstance(value, str):
+        return any(value == text[each.start:each.end] or same_date(value, each.values[0]) for each in said.dates)
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and any(
+        value in each.values and (each.values[0] > 2 or text[each.end - 1].isdigit()) for each in said.numbers)
 
 
 @functools.lru_cache(maxsize=64)

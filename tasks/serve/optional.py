@@ -5,7 +5,8 @@ small model thus begins one that the question says nothing of and is left with w
 each token was the likeliest that was allowed, the call is not. So the whole call is compared, by its log-probability
 under the model alone, with the same call without the argument: the look ahead of a beam search (Sutskever et al. 2014,
 arXiv:1409.3215, section 3.2), spent on the one choice that needs it. What the grammar demands, a flag or an option that
-the question names, stays.
+the question names, stays, and so does a number, a date or an enumeration that the question states: copying these is no
+slip, though each of their tokens costs more than none.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any
 
 from tasks import chat
 from tasks.serve.engine.grammar import GrammarError, Matcher
+from tasks.serve.narrow import stated
 
 MOST = 7    # forms of a call that it is compared with
 
 
-def shorter(text: str, tools: dict[str, dict[str, Any]], matcher: Callable[[], Matcher],
+def shorter(text: str, tools: dict[str, dict[str, Any]], question: str, matcher: Callable[[], Matcher],
             encode: Callable[[str], list[int]]) -> list[str]:
-    """A turn's forms without some of its optional arguments that `matcher` (fresh, each time) admits, at most MOST.
+    """A turn's forms without some of its optional arguments that `question` does not state and `matcher` (fresh, each
+    time) admits, at most MOST.
 
     Empty where the turn is not one whole call of `tools` (name -> parameters schema).
     """
@@ -32,7 +35,8 @@ def shorter(text: str, tools: dict[str, dict[str, Any]], matcher: Callable[[], M
     [(name, arguments)] = called
     if text.strip() != chat.call_text(name, arguments):
         return []
-    free = [each for each in arguments if each not in (tools[name].get("required") or ())]
+    free = [each for each, value in arguments.items()
+            if each not in (tools[name].get("required") or ()) and not stated(question, value)]
     left_out = (set(some) for count in range(1, len(free) + 1) for some in itertools.combinations(free, count))
     forms = (chat.call_text(name, {key: value for key, value in arguments.items() if key not in some})
              for some in itertools.islice(left_out, MOST))

@@ -170,7 +170,7 @@ class Service:
         tools = {tool.name: tool.parameters for tool in turn.offered}
         grammar = Copied(tools, turn.said, required=True, several=False)
         encode = functools.partial(self.vocabulary.encode, special=False)
-        forms = await asyncio.to_thread(optional.shorter, answer.text, tools,
+        forms = await asyncio.to_thread(optional.shorter, answer.text, tools, turn.said,
                                         functools.partial(self.engine.grammars.matcher, grammar), encode)
         if forms:
             prompt = flight.requests[0].prompt

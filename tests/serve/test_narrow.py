@@ -60,6 +60,14 @@ def test_points_are_offered_where_the_description_says_so():
     assert allows(made, {"rate": 4.5})
 
 
+def test_a_date_is_taken_whole_and_its_numbers_are_not_taken_apart():
+    text = "By November 26th, 2004 I need 47,103 words; 25,000 are there."
+    made = narrowed({"type": "object", "required": ["words", "deadline", "year"], "properties": {
+        "words": {"type": "integer"}, "deadline": {"type": "string"}, "year": {"type": "integer"}}}, text)["properties"]
+    assert made["words"]["enum"] == [47103, 25000] and made["deadline"]["enum"] == ["November 26th, 2004"]
+    assert 2004 in made["year"]["enum"]
+
+
 def test_what_was_taken_is_not_taken_again():
     properties = {"years": {"type": "integer"}, "amount": {"type": "integer"}}
     made = narrow(properties, properties, given={"years": 3})
@@ -77,6 +85,10 @@ def test_options_that_are_said_must_be_taken():
                    "season": {"type": "string", "description": "One of 'spring', 'autumn'. Default is 'spring'"}})
     assert made["properties"]["currency"]["enum"] == ["euro"] and "currency" in made["required"]
     assert "season" not in made["required"]
+    lists = {"banks": {"type": "array", "items": {"type": "string", "enum": ["Pier", "Quay"]}},
+             "towns": {"type": "array", "items": {"type": "string", "enum": ["Rome", "Bern"]}},
+             "free": {"type": "array", "items": {"type": "string"}}, "bare": {"type": "array", "items": True}}
+    assert narrow(lists)["required"] == ["banks"] and narrow(lists)["properties"]["banks"]["enum"] == [["Pier"]]
 
 
 @pytest.mark.parametrize("schema", [{"const": 3}, {"type": "string", "pattern": "^a$"}, {"type": "boolean"},

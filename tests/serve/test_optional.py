@@ -40,7 +40,7 @@ def ai(server):
 def forms(service, text, question=QUESTION, parameters=PARAMETERS):
     tools = {"walk": parameters}
     again = Copied(tools, question, required=True, several=False)
-    return optional.shorter(text, tools, functools.partial(service.engine.grammars.matcher, again),
+    return optional.shorter(text, tools, question, functools.partial(service.engine.grammars.matcher, again),
                             functools.partial(service.vocabulary.encode, special=False))
 
 
@@ -56,6 +56,17 @@ def test_what_the_question_demands_stays(service):
     text = chat.call_text("walk", {"city": "Lisbon", "quiet": True})
     assert not forms(service, text, "A quiet walk in Lisbon, please.")
     assert len(forms(service, text, "A walk in Lisbon, please.")) == 1
+
+
+@pytest.mark.parametrize("value, question, kept", [
+    (40, "Forty or 40 lamps in Lisbon.", True), (2, "Two lamps in Lisbon.", False), (5, "Five lamps in Lisbon.", True),
+    ("2026-05-04", "A walk in Lisbon on 4 May 2026.", True), ("4 May 2026", "A walk in Lisbon on 4 May 2026.", True),
+    (["Ana", "Rui"], "A walk in Lisbon with Ana and Rui.", True), (["Ana"], "A walk in Lisbon with Ana and Rui.", False),
+    ("Ana", "A walk in Lisbon with Ana.", False), (True, "A walk in Lisbon with 1 guide.", False)])
+def test_stated_numbers_dates_and_enumerations_stay(service, value, question, kept):
+    parameters = {"type": "object", "required": ["city"], "properties": {"city": STRING, "x": {}}}
+    text = chat.call_text("walk", {"city": "Lisbon", "x": value})
+    assert bool(forms(service, text, question, parameters)) is not kept
 
 
 def test_many_optional_arguments_make_no_more_forms_than_a_bound(service):
