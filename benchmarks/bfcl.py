@@ -195,8 +195,8 @@ def spared(lm: Any, requests: Sequence[Any], texts: Sequence[str]) -> list[str]:
         tools = request.grammar.tools
         question = request.grammar.question
         again = Copied(tools, question, required=True, several=False)
-        every.append([text, *optional.shorter(text, tools, question,
-                                              functools.partial(lm.engine.grammars.matcher, again), lm.tok_encode)])
+        every.append(optional.forms(text, tools, question, functools.partial(lm.engine.grammars.matcher, again),
+                                    lm.tok_encode))
         if every[-1][1:]:
             sequences += [[*request.prompt, *lm.tok_encode(form)] for form in every[-1]]
             heads += [len(request.prompt)] * len(every[-1])

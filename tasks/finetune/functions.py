@@ -106,6 +106,7 @@ class Signature:
         self.name = renamed(draw.choice(topic["f"]), draw)
         self.fields: dict[str, tuple[str, str, bool]] = {}
         properties, required = {}, []
+        notes: dict[str, str] = {}      # nobody writes two dates of one function in two forms
         entries = list(topic["a"].items())
         if draw.random() < 0.2:
             draw.shuffle(entries)
@@ -115,7 +116,8 @@ class Signature:
             if specification.split()[0] in ("flag", "enum"):
                 asks = "{}"
             self.fields[name] = (specification, asks, optional)
-            value, schema, note = form(specification, draw, plain)
+            value, schema, note = form(specification, draw, plain, notes.get(specification))
+            notes[specification] = note
             told = {} if plain else {"description": described(says, note, value, optional, draw)}
             properties[name] = schema | told
             properties[name]["note"] = note
@@ -178,13 +180,13 @@ def several(shown: Signature, draw: random.Random) -> tuple[str, list[dict[str, 
     return links.join(text for text, _ in asked), [arguments for _, [arguments] in asked]
 
 
-def form(specification: str, draw: random.Random, plain: bool) -> tuple[Any, dict[str, Any], str]:
+def form(specification: str, draw: random.Random, plain: bool, same: str | None) -> tuple[Any, dict[str, Any], str]:
     """A value, the schema without its note, and the note: the form that a description names, which all values of the
-    parameter then have. `plain` parameters have no description and so no form but the question's own."""
+    parameter then have; `same` if that is given. `plain` parameters have no description and so no note."""
     for _ in range(400):
         value, _, schema = values.drawn(draw, specification)
         note = schema.pop("note", "")
-        if not (plain and note):
+        if not (plain and note) and same in (None, note):
             return value, schema, note
     raise StageError(f"functions.yaml: {specification!r} always needs a description")
 

@@ -1,7 +1,8 @@
 """Values of function arguments and how a question says them: what is said and what is called with differ.
 
 A kind draws (JSON value, words of the question, JSON schema). Numbers are said in digits, with commas or in words,
-rates in percent, dates and hours in many forms of which the schema's description names one, places with and without
+rates in percent, dates and hours in many forms of which the schema's description names one (dates are ISO 8601's
+where it names none), places with and without
 their state, lists as enumerations. Everything here is made up; only places and months are the world's.
 """
 
@@ -150,10 +151,8 @@ def a_date(draw: random.Random) -> Drawn:
                         f"{d}{suffix} of {month} {y}", f"{y}-{m:02}-{d:02}", f"{d}{suffix} {month} {y}", f"{y} {month} {d}{suffix}"))
     form, value = draw.choice((("YYYY-MM-DD", f"{y}-{m:02}-{d:02}"), ("YYYY-MM-DD", f"{y}-{m:02}-{d:02}"),
                                ("MM-DD-YYYY", f"{m:02}-{d:02}-{y}"), ("DD-MM-YYYY", f"{d:02}-{m:02}-{y}"),
-                               ("MM/DD/YYYY", f"{m:02}/{d:02}/{y}"), ("", said), ("", said)))
+                               ("MM/DD/YYYY", f"{m:02}/{d:02}/{y}"), *[("", f"{y}-{m:02}-{d:02}")] * 2))
     note = draw.choice((f" Format: {form}.", f" In the format {form}.", f" ({form})")) if form else ""
-    if not form and "-" in said:
-        note = ""
     return value, said, {"type": "string", "note": note}
 
 

@@ -1,10 +1,11 @@
 """A tool's schema bounded to what the question says, so that a small model has only to choose what it copies.
 
 Free numbers become those stated (said.py), free strings runs of whole words or the options that the parameter's
-description quotes, dates the form that it names, lists what the question enumerates. Nothing stated is used twice in
-a call while something is left (`given` are the arguments already written). Of what may be left out: a number stays
-while the question states more numbers than the call must take; a flag must be given where its whole name stands in
-the question, a string or a list where one of its options does. Where nothing fits, the schema stays as it was.
+description quotes, dates the form that it names (ISO 8601's where it names none), addresses, paths, hours and
+currencies their own (typed.py), lists what the question enumerates. Nothing stated is used twice in a call while
+something is left (`given` are the arguments already written). Of what may be left out: a number stays while the
+question states more numbers than the call must take; a flag must be given where its whole name stands in the
+question, a string or a list where one of its options does. Where nothing fits, the schema stays as it was.
 Bounding outputs to the input is the idea of pointer networks (Vinyals et al. 2015, arXiv:1506.03134); here the grammar
 of constrained decoding does it, for any model.
 """
@@ -17,7 +18,8 @@ import re
 from typing import Any
 
 from tasks.serve import said
-from tasks.serve.said import FORM, Mention, dated, described, general, same_date, split, stems
+from tasks.serve.said import FORM, INCHES, PERIODS, Mention, dated, described, general, same_date, split, stems
+from tasks.serve.typed import coefficients, formed, hours, typed
 
 LONGEST = 120                   # words of the longest question that is narrowed to: longer ones state too much
 MANY = 500                      # alternatives of a list, at most
@@ -25,8 +27,18 @@ STATE = re.compile(r"\b[A-Z][a-z]+, [A-Z]{2}\b|[Cc]ity,? (?:and )?[Ss]tate")
 CODED = re.compile(r"\b(codes?|abbreviat\w+|symbol|ticker|ISO|HH:MM|24-hour|syntax|regular expression|SQL)\b")
 CLOSED = re.compile(r"[Cc]an be|[Cc]hoices|[Oo]ne of|[Oo]ptions|[Ee]ither|[Pp]ossible values|[Ss]upports?\b")
 CALENDAR = re.compile(r"\b(?:year|month|day|date)\b")
-DATED = re.compile(r"\b(?:dates?|deadline)\b")
-OPEN = re.compile(r"\betc\b|e\.g\.|such as|[Ll]ike '|[Ff]or example|[Ff]or instance|[Ee]xample")
+DATED = re.compile(r"\b(?:dates?|deadline|day|period|birthday)\b")
+TIMED = re.compile(r"\b(?:times?|hours?|when|year|month|start|end|begin|from|until|after|before)\b")
+OFTEN = re.compile(r"compound|frequen|\btimes\b|often|per year")
+SPAN = re.compile(r"period|\bdays?\b|ahead|initial|start")
+NOT = r"(?:\bnot|n't|\bno|\bwithout|\bexclud\w+|\bnever)\s+(?:\w+\s+){0,2}"
+AT_MOST = re.compile(r"(?<!not )(?<!no )\b(?:at most|up to|no more than|not (?:above|over|more than)|under|below|"
+                     r"less than|max(?:imum)?(?: of)?)\s*$")
+AT_LEAST = re.compile(r"(?<!not )(?<!no )\b(?:at least|not? (?:under|below|less than)|min(?:imum)?(?: of)?|over|above|"
+                      r"more than)\s*$")
+CLOCK = re.compile(r"HH:MM|24-hour")
+CODE = re.compile(r"[_/~@\d]|\w\.\w")
+OPEN = re.compile(r"\betc\b|[Ee]\.g\b|such as|[Ll]ike '|[Ff]or example|[Ff]or instance|[Ee]xample")
 KEPT = ("enum", "const", "$ref", "pattern", "anyOf", "oneOf", "allOf")
 
 
@@ -85,13 +97,15 @@ class Said:
                 if spare:
                     made[name] = self.value(name, each, True)
             elif each.get("type") == "boolean":
-                made[name] = each
-                required |= {name} if stems(split(name)) and stems(split(name)) <= self.stems else set()
+                said_whole = bool(stems(split(name))) and stems(split(name)) <= self.stems
+                made[name] = each | {"enum": [False]} if said_whole and self.denied(name) else each
+                required |= {name} if said_whole else set()
             else:
                 narrow = self.value(name, each, False)
-                if narrow:
+                if narrow or not each:
                     made[name] = narrow
-                    listed = each["items"] if each.get("type") == "array" and isinstance(each.get("items"), dict) else each
+                    listed = each.get("items") if each.get("type") == "array" else each
+                    listed = listed if isinstance(listed, dict) else each
                     required |= {name} if listed.get("type") == "string" and self.options(listed) else set()
         return schema | {"properties": made, "required": [name for name in made if name in required or name in given]}
 
@@ -103,7 +117,8 @@ class Said:
             return [each for each in self.numbers if value in each.values][:1]
         if isinstance(value, str):
             place = re.sub(r", [A-Z]{2}$", "", value)
-            return [each for each in self.runs if value in each.values or place in each.values][:1] or \
+            of_form = [each for mentions in formed(self.text) for each in mentions if value in each.values]
+            return of_form[:1] or [each for each in self.runs if value in each.values or place in each.values][:1] or \
                 [each for each in self.dates if same_date(value, each.values[0])][:1]
         if isinstance(value, list):
             lists = [each for each in self.numeric_lists if value in each.values][:1]
@@ -115,6 +130,11 @@ class Said:
         return [each for each in mentions if not any(each.start < use.end and use.start < each.end
                                                      for use in self.used)]
 
+    def denied(self, name: str) -> bool:
+        """Whether the text says what a flag is named after, and "not" or "without" before it."""
+        first = min(stems(split(name)), key=self.text.lower().find)
+        return bool(re.search(NOT + first, self.text, re.IGNORECASE))
+
     def options(self, schema: dict[str, Any]) -> list[str]:
         """The options of a string, enumerated or quoted in its description, that the text says."""
         offered = [each for each in schema.get("enum") or described(schema) if isinstance(each, str)]
@@ -122,7 +142,8 @@ class Said:
 
     def place(self, option: str) -> int:
         """Where the text says an option, in the singular or plural; its length where it does not."""
-        match = re.search(rf"(?<!\w){re.escape(option.replace('_', ' '))}s?(?!\w)", self.text.replace("_", " "), re.I)
+        words = re.escape(re.sub("[_-]", " ", option)).removesuffix("s" if len(option) > 3 else "")
+        match = re.search(rf"(?<!\w){words}s?(?!\w)", re.sub("[_-]", " ", self.text), re.I)
         if match or "_" not in option:
             return match.start() if match else len(self.text)
         found = [self.text.lower().find(stem) for stem in stems(split(option))]
@@ -146,14 +167,23 @@ class Said:
         return schema
 
     def numeric(self, name: str, schema: dict[str, Any]) -> list[int | float]:
-        """The numbers that are left of the schema's kind; a percentage is a fraction unless points are described."""
+        """The numbers that are left of the schema's kind: a percentage is a fraction unless points are described,
+        "monthly" a number of times only, a maximum nothing that the text calls the least."""
         says = f"{split(name)} {schema.get('description', '')}".lower()
         points = ("percent" in says or "%" in says) and not re.search("decimal|fraction", says)
-        left = self.left(self.numbers)
+        periods = [each for each in self.numbers if self.text[each.start:each.end].lower() in PERIODS]
+        of_kind = periods if periods and OFTEN.search(says) else \
+            [each for each in self.numbers if each not in periods or SPAN.search(says)]
+        if "inch" in says:
+            of_kind = [each for each in of_kind if INCHES.match(self.text, each.start, each.end)] or of_kind
+        wrong = {"max": AT_LEAST, "min": AT_MOST}.get((re.search(r"\b(max|min)(?:imum|imal)?\b", says) or [""])[0][:3])
+        if wrong:
+            of_kind = [each for each in of_kind if not wrong.search(self.text[:each.start].lower())]
+        left = self.left(of_kind)
         apart = [] if CALENDAR.search(says) else [each for each in left if not any(
             date.start <= each.start < date.end for date in self.dates)]
-        for mentions in (apart, left, self.numbers):
-            found = [value for each in mentions for value in (each.values if points else each.values[:1])]
+        for mentions in (apart, left, of_kind):
+            found = [each.values[-1 if points else 0] for each in mentions]
             if schema["type"] == "integer":
                 found = [value for each in mentions for value in each.values if isinstance(value, int)]
             if found:
@@ -165,14 +195,17 @@ class Said:
         could be left off ("theft crimes" for a `crime`); one that is not `needed` says something that neither the
         function's parameters nor their descriptions do, and not by the first word of a sentence, the verb."""
         called = stems(split(name))
-        left = self.left(self.runs)
+        timely = TIMED.search(f"{split(name)} {schema.get('description', '')}".lower())
+        apart = self.dates if timely else [*self.dates, *hours(self.text)]
+        left = [each for each in self.left(self.runs) if not any(
+            time.start <= each.start and each.end <= time.end for time in apart)]
         offered = {run for each in left for run in each.values}
-        found = []
+        found = [dated("YYYY-MM-DD", each.values[0]) for each in self.left(self.dates) if timely]
         for each in left:
             for run in each.values:
                 marks, (first, *more) = stems(run), run.split()
                 last = more[-1] if more else first
-                if marks and marks <= called:
+                if marks and marks <= called and not CODE.search(run):
                     continue
                 if any(word.islower() and stems(word) & called and first in offered for word in more):
                     continue
@@ -190,12 +223,16 @@ class Said:
         says = schema.get("description", "")
         if (form := FORM.search(says)) and self.dates:
             return bounded(schema, [dated(form[0], each.values[0]) for each in self.left(self.dates) or self.dates])
+        of_form = [] if described(schema) and CLOSED.search(says) else typed(self.text, f"{split(name)} {says}")
+        if of_form:
+            way = -1 if CLOCK.search(says) else 0
+            return bounded(schema, [each.values[way] for each in self.left(of_form) or of_form])
         if CODED.search(says):
             return schema
         if self.options(schema):
             return bounded(schema, self.options(schema))
         if DATED.search(f"{split(name)} {says}".lower()) and (whole := self.left(self.dates)):
-            return bounded(schema, [self.text[each.start:each.end] for each in whole])
+            return bounded(schema, [dated("YYYY-MM-DD", each.values[0]) for each in whole])
         options = described(schema)
         if len(options) > 1 and CLOSED.search(says) and not OPEN.search(says):
             return bounded(schema, options)
@@ -218,13 +255,15 @@ class Said:
         items = schema["items"]
         kind = items.get("type")
         if kind == "string":
-            options = self.options(items) or self.options(schema)
+            says = schema.get("description", "")
+            options = self.options(items) or ([] if OPEN.search(says) and self.worded_lists else self.options(schema))
             if options:
                 return bounded(schema, [sorted(options, key=self.place), *([each] for each in options)])
             if "enum" in items:
                 return schema
         if kind in ("integer", "number"):
-            lists = [value for each in self.left(self.numeric_lists) for value in each.values]
+            sums = coefficients(self.text) if "coefficient" in schema.get("description", "").lower() else []
+            lists = [value for each in sums or self.left(self.numeric_lists) for value in each.values]
             if not lists:       # numbers told one by one, those in percent apart
                 rates = [each for each in self.left(self.numbers) if len(each.values) > 1]
                 others = [each for each in self.left(self.numbers) if len(each.values) == 1]
@@ -234,7 +273,8 @@ class Said:
             return bounded(schema, found) if found else schema | {"items": self.value(name, items, True)}
         if kind == "string":
             singles = [[run] for run in [*described(schema), *self.words(name, schema, needed)]]
-            found = [value for each in self.worded_lists for value in each.values]
+            found = [each.values[-1] for each in self.worded_lists] if "quant" in self.about else \
+                [value for each in self.worded_lists for value in each.values]
             return bounded(schema, [*found, *singles][:MANY]) if found or singles else schema if needed else {}
         return schema | {"items": self.value(name, items, True)}
 

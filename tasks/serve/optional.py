@@ -17,30 +17,43 @@ from typing import Any
 
 from tasks import chat
 from tasks.serve.engine.grammar import GrammarError, Matcher
-from tasks.serve.narrow import stated
+from tasks.serve.narrow import narrowed, stated
 
-MOST = 7    # forms of a call that it is compared with
+MOST = 7    # forms that a call is compared with
 
 
-def shorter(text: str, tools: dict[str, dict[str, Any]], question: str, matcher: Callable[[], Matcher],
-            encode: Callable[[str], list[int]]) -> list[str]:
-    """A turn's forms without some of its optional arguments that `question` does not state and `matcher` (fresh, each
-    time) admits, at most MOST.
+def forms(text: str, tools: dict[str, dict[str, Any]], question: str, matcher: Callable[[], Matcher],
+          encode: Callable[[str], list[int]]) -> list[str]:
+    """A turn, and its forms without some of the optional arguments that `question` does not state and `matcher` (fresh,
+    each time) admits, at most MOST. None has an argument that is not founded().
 
-    Empty where the turn is not one whole call of `tools` (name -> parameters schema).
+    The turn alone where it is not one whole call of `tools` (name -> parameters schema).
     """
     called = list(chat.calls(text))
     if len(called) != 1 or called[0] is None or called[0][0] not in tools:
-        return []
+        return [text]
     [(name, arguments)] = called
     if text.strip() != chat.call_text(name, arguments):
-        return []
+        return [text]
+    kept = founded(arguments, tools[name], question, name)
+    if kept != arguments:
+        text, arguments = chat.call_text(name, kept), kept
     free = [each for each, value in arguments.items()
             if each not in (tools[name].get("required") or ()) and not stated(question, value)]
     left_out = (set(some) for count in range(1, len(free) + 1) for some in itertools.combinations(free, count))
-    forms = (chat.call_text(name, {key: value for key, value in arguments.items() if key not in some})
-             for some in itertools.islice(left_out, MOST))
-    return [form for form in forms if admitted(matcher(), encode(form))]
+    shorter = (chat.call_text(name, {key: value for key, value in arguments.items() if key not in some})
+               for some in itertools.islice(left_out, MOST))
+    return [text, *(form for form in shorter if admitted(matcher(), encode(form)))]
+
+
+def founded(arguments: dict[str, Any], schema: dict[str, Any], question: str, name: str) -> dict[str, Any]:
+    """The arguments that may begin once those before them are whole. A token that ends one and begins the next at once
+    is past the place where the grammar would have ended the call."""
+    kept: dict[str, Any] = {}
+    for each, value in arguments.items():
+        if each in narrowed(schema, question, name, kept)["properties"]:
+            kept[each] = value
+    return kept
 
 
 def admitted(matcher: Matcher, tokens: Sequence[int]) -> bool:

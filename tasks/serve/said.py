@@ -19,7 +19,9 @@ SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "k": 1000, "million": 1
 PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9}
 PERIODS = {"once": 1, "twice": 2, "annually": 1, "yearly": 1, "semiannually": 2, "semi-annually": 2, "quarterly": 4,
            "monthly": 12, "weekly": 52, "daily": 365,
-           "next week": 7, "past week": 7, "coming week": 7, "last week": 7}
+           "next week": 7, "past week": 7, "coming week": 7, "last week": 7,
+           "next month": 30, "past month": 30, "coming month": 30, "upcoming month": 30, "last month": 30,
+           "from rest": 0, "at rest": 0}
 MONTHS = "january february march april may june july august september october november december".split()
 NUMBER = re.compile(r"(?<![\w.^])(?P<sign>-\s?)?\$?(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)"
                     r"(?P<exponent>e-?\d+)?(?:(?P<percent>\s?%|\s?percent\b)|(?P<scale>k\b|\s?(?:[mb]illion|trillion|"
@@ -27,14 +29,21 @@ NUMBER = re.compile(r"(?<![\w.^])(?P<sign>-\s?)?\$?(?P<digits>\d{1,3}(?:,\d{3})+
                     r"(?:st|nd|rd|th)\b)?")
 SPELT = re.compile(r"\b(?:(?P<tens>" + "|".join(TENS) + r")[- ])?(?P<ones>" + "|".join([*SMALL, *TENS, "dozen"]) +
                    r")(?:\s(?P<scale>hundred|thousand|million|billion|dozen|percent))?\b", re.IGNORECASE)
+INCHES = re.compile(r"\b(\d+)\s?(?:ft|feet|foot|')\.?,?\s?(\d+)\s?(?:in\b|inch(?:es)?\b|\")")
 PERIOD = re.compile(r"\b(?:" + "|".join(PERIODS) + r")\b", re.IGNORECASE)
 NAMED = re.compile(r"(?:(?P<y0>\d{4}),?\s+)?(?:(?P<d1>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?)?\b(?P<month>"
-                   + "|".join(f"{month[:3]}(?:{month[3:]}|t)?" for month in MONTHS) + r")\b\.?"
-                   r"(?:\s+(?P<d2>\d{1,2})(?:st|nd|rd|th)?\b)?(?:,?\s+(?:of\s+)?(?P<y1>\d{4}))?", re.IGNORECASE)
+                   + "|".join(f"{month[:3]}(?:{month[3:]}|t)?" for month in MONTHS) + r")\b"
+                   r"(?:(?:\.\s?|\s+)(?P<d2>\d{1,2})(?:st|nd|rd|th)?\b)?(?:(?:,\s?|\.?\s+)(?:of\s+)?(?P<y1>\d{4}))?",
+                   re.IGNORECASE)
 DIGITAL = re.compile(r"\b(?:(?P<y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})|"
                      r"(?P<m2>\d{1,2})[-/](?P<d2>\d{1,2})[-/](?P<y2>\d{4}))\b")
-FORM = re.compile(r"\b(?:YYYY|MM|DD)([-/. ])(?:YYYY|MM|DD)\1(?:YYY?Y?|MM|DD)\b", re.IGNORECASE)
+PLACE = r"(?:YYY?Y?|MM|DD|year|month|day)"
+FORM = re.compile(rf"\b{PLACE}([-/. ]){PLACE}\1{PLACE}\b", re.IGNORECASE)
+RANGE = re.compile(r"\b(?:from|between)\s+(?:[a-z]\s*=\s*)?\$?(-?\d[\d,]*(?:\.\d+)?)\s+(?:to|and)\s+(?:[a-z]\s*=\s*)?"
+                   r"\$?(-?\d[\d,]*(?:\.\d+)?)(?![\w%]|\.\d|,\s?\d)")
 QUOTED = re.compile(r"(?<![\w'\"])(?:'([^\n]+?)'|\"([^\"\n]+)\")(?!\w)")
+COUNTED = re.compile(r"^(?:(?:some|another|\d+|" + "|".join([*SMALL, *TENS, "dozen"]) +
+                     r")\s+)+(?:(?:[\w-]+\s+){0,2}of\s+)?")
 EDGE = "\"'`([{<.,;:!?)]}>"
 BARE = frozenset(                # words that no value begins or ends with
     "a an of in on at to for and or by with from is are was were be been what what's whats how which who whose where "
@@ -77,6 +86,8 @@ def numbers(text: str) -> list[Mention]:
         values = (whole(value / 100), value) if scale == "percent" else (value * SCALES.get(scale, 1),)
         found.append(Mention(match.start(), match.end(), values))
     found += [Mention(match.start(), match.end(), (PERIODS[match[0].lower()],)) for match in PERIOD.finditer(text)]
+    found += [Mention(match.start(), match.end(), (12 * int(match[1]) + int(match[2]),))
+              for match in INCHES.finditer(text)]
     return sorted(found, key=lambda each: each.start)
 
 
@@ -88,10 +99,10 @@ def quoted(text: str) -> list[Mention]:
 def runs(text: str) -> list[Mention]:
     """Every run of up to WORDS whole words within a sentence that neither begins nor ends with one of BARE."""
     words = []
-    for match in re.finditer(r"\S+", text):
+    for at, match in enumerate(re.finditer(r"\S+", text)):
         word = match[0]
         left, right = len(word) - len(word.lstrip(EDGE)), len(word.rstrip(EDGE))
-        bare = right <= left or word[left:right].lower() in BARE
+        bare = right <= left or word[left:right].lower() in BARE and (word[left:right] != "A" or not at)
         words.append((match.start() + left, match.start() + max(left, right), bare, word[-1] in ".!?;"))
     made = []
     for at, (start, _, bare, _) in enumerate(words):
@@ -135,6 +146,9 @@ def numeric_lists(text: str) -> list[Mention]:
         values = [whole(float(sign + value)) for sign, value, _ in parts]
         forms = [[whole(round(value / 100, 9)) for value in values]] if any(part[2] for part in parts) else []
         found.append(Mention(match.start(), match.end(), (*forms, values)))
+    for match in RANGE.finditer(text):
+        ends = [whole(float(match[at].replace(",", ""))) for at in (1, 2)]
+        found.append(Mention(match.start(), match.end(), (ends,)))
     return found
 
 
@@ -155,9 +169,11 @@ def worded_lists(text: str) -> list[Mention]:
                 first, last = chain[0].split(), chain[-1].split()
                 for taken, kept in itertools.product(range(1, min(5, len(first)) + 1), range(1, min(5, len(last)) + 1)):
                     ends = first[-taken], last[kept - 1]
-                    if not any(word.strip(EDGE).lower() in BARE for word in ends):
-                        found.append(Mention(sentence.start(), sentence.start(), ([
-                            " ".join(first[-taken:]).strip(EDGE), *chain[1:-1], " ".join(last[:kept]).strip(EDGE)],)))
+                    if not any(word.strip(EDGE).lower() in BARE and word != "A" for word in ends):
+                        named = [" ".join(first[-taken:]).strip(EDGE), *chain[1:-1], " ".join(last[:kept]).strip(EDGE)]
+                        counted = [COUNTED.sub("", one) for one in named]
+                        found.append(Mention(sentence.start(), sentence.start(),
+                                             (named,) if named == counted or not all(counted) else (named, counted)))
     return found
 
 
@@ -185,8 +201,8 @@ def described(schema: dict[str, Any]) -> list[str]:
 
 def dated(form: str, date: tuple[int, int, int]) -> str:
     """The date as a form like MM-DD-YYYY says."""
-    text = re.sub(r"(?i)Y{3,4}", f"{date[0]:04}", form)
-    return re.sub(r"(?i)DD", f"{date[2]:02}", re.sub(r"(?i)MM", f"{date[1]:02}", text))
+    text = re.sub(r"(?i)Y{3,4}|year", f"{date[0]:04}", form)
+    return re.sub(r"(?i)DD|day", f"{date[2]:02}", re.sub(r"(?i)MM|month", f"{date[1]:02}", text))
 
 
 def same_date(text: str, date: tuple[int, int, int]) -> bool:

@@ -170,18 +170,18 @@ class Service:
         tools = {tool.name: tool.parameters for tool in turn.offered}
         grammar = Copied(tools, turn.said, required=True, several=False)
         encode = functools.partial(self.vocabulary.encode, special=False)
-        forms = await asyncio.to_thread(optional.shorter, answer.text, tools, turn.said,
+        forms = await asyncio.to_thread(optional.forms, answer.text, tools, turn.said,
                                         functools.partial(self.engine.grammars.matcher, grammar), encode)
-        if forms:
+        at, written = 0, [encode(form) for form in forms]
+        if forms[1:]:
             prompt = flight.requests[0].prompt
-            written = [encode(form) for form in (answer.text, *forms)]
             with Call(self) as call:
                 read = await call.depart([Request((*prompt, *tokens), 0, logprobs=0, prompt_logprobs=True,
                                                   **adapted(adapter)) for tokens in written]).whole()
             at = optional.likeliest([[entry.logprob for entry in delta.prompt_logprobs[len(prompt) - 1:]]
                                      for delta in read])
-            if at:
-                answer.text, answer.tokens = forms[at - 1], written[at]
+        if forms[at] != answer.text:
+            answer.text, answer.tokens = forms[at], written[at]
         flight.replay([answer])
 
     async def chosen(self, turn: Turn, adapter: str | None) -> Turn:

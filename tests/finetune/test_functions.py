@@ -98,7 +98,7 @@ def test_optional_parameters_are_left_out_and_given():
             for name in parameters["properties"].keys() - set(parameters["required"]):
                 given += name in called(messages)[0]["arguments"]
                 left += name not in called(messages)[0]["arguments"]
-    assert 0.3 < given / (given + left) < 0.6
+    assert 0.2 < given / (given + left) < 0.5     # GIVEN and what the questions themselves ask for
 
 
 def test_held_out_functions_are_in_no_training_conversation():

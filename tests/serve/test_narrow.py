@@ -18,13 +18,15 @@ def test_numbers_in_digits_in_words_in_percent_and_with_prefixes():
     assert stated("$1,250,000 and -3 or 2.5k") == [[1250000], [-3], [2500]]
     assert stated("4.5% or 12 percent of twenty-five hundred") == [[0.045, 4.5], [0.12, 12], [2500]]
     assert stated("a 50mH coil, 300K, x^2, the 14th, two dozen eggs") == [[0.05, 50], [300], [14], [24]]
+    assert stated("a height of 5ft 10in, started from rest") == [[5], [70], [10], [0]]
     assert stated("nothing") == []
 
 
 def test_dates_share_the_year_and_impossible_ones_are_none():
     assert [each.values[0] for each in said.dates("from May 3rd to 7 June 2021")] == [(2021, 5, 3), (2021, 6, 7)]
     assert [each.values[0] for each in said.dates("2020-02-29 or 25/12/2021")] == [(2020, 2, 29), (2021, 12, 25)]
-    assert said.dates("3 May") == said.dates("2020-19-45") == []
+    assert [each.values[0] for each in said.dates("Jun.20,2023, 15th October,2023")] == [(2023, 6, 20), (2023, 10, 15)]
+    assert said.dates("3 May") == said.dates("2020-19-45") == said.dates("in May. 2021 was cold") == []
 
 
 def test_lists_are_what_is_enumerated():
@@ -33,6 +35,14 @@ def test_lists_are_what_is_enumerated():
     assert quoted.values == (["North One", "Pier", "Old Mill"],)
     assert ["apples", "old pears", "figs"] in [each.values[0] for each in said.worded_lists(
         "Buy apples, old pears and figs today.")]
+    assert ["olive oil", "rice"] in [value for each in said.worded_lists(
+        "Order three bottles of olive oil and two bags of rice.") for value in each.values]
+    assert ["A", "10"] in [each.values[0] for each in said.worded_lists("The player has A and 10.")]
+
+
+def test_the_ends_of_a_range_are_a_list():
+    assert [each.values for each in said.numeric_lists("from x = -1 to x = 2.5 by 3")] == [([-1, 2.5],)]
+    assert [each.values for each in said.numeric_lists("between 1,000 and 20000 words")][-1] == ([1000, 20000],)
 
 
 def narrow(properties, required=(), **given):
@@ -57,14 +67,75 @@ def test_values_are_copied_and_nothing_else():
 
 def test_points_are_offered_where_the_description_says_so():
     made = narrow({"rate": {"type": "number", "description": "Rate in percent"}}, ["rate"])
-    assert allows(made, {"rate": 4.5})
+    assert allows(made, {"rate": 4.5}) and not allows(made, {"rate": 0.045})
+
+
+def test_how_often_is_no_number_of_anything_else():
+    periods = {"type": "integer", "description": "Payments a year, or how often it is compounded"}
+    made = narrow({"years": {"type": "integer"}, "times": periods}, ["years", "times"])
+    assert 4 not in made["properties"]["years"]["enum"] and 4 in made["properties"]["times"]["enum"]
+
+
+@pytest.mark.parametrize("text", ["for at most $900 and at least $100", "not under 100 and not above 900 dollars",
+                                  "minimum of 100, maximum of 900", "up to 900 but no less than 100"])
+def test_goods_are_told_without_how_many_where_a_quantity_is_asked_for():
+    lists = {"items": {"type": "array", "items": {"type": "string"}},
+             "quantities": {"type": "array", "items": {"type": "integer"}}}
+    text = "Check the price of three pumpkins and two dozen eggs."
+    made = narrowed({"type": "object", "required": [*lists], "properties": lists}, text)["properties"]["items"]["enum"]
+    assert ["pumpkins", "eggs"] in made and ["pumpkins", "two dozen eggs"] not in made
+
+
+def test_the_least_and_the_most_are_told_apart(text):
+    schema = {"type": "object", "required": ["max_price", "low"], "properties": {
+        "max_price": {"type": "integer"}, "low": {"type": "integer", "description": "Minimum price."}}}
+    made = narrowed(schema, text)["properties"]
+    assert made["max_price"]["enum"] == [900] and made["low"]["enum"] == [100]
+
+
+def test_inches_of_feet_and_inches():
+    made = narrowed({"type": "object", "required": ["height"], "properties": {
+        "height": {"type": "integer", "description": "Height in inches."}}}, "He weighs 150 lbs at 5ft 10in.")
+    assert made["properties"]["height"]["enum"] == [70]
+
+
+def test_a_flag_that_is_denied_is_false():
+    schema = {"type": "object", "properties": {"full_text": {"type": "boolean"}}}
+    assert narrowed(schema, "Find it, but don't return the full text.")["properties"]["full_text"]["enum"] == [False]
+    assert "enum" not in narrowed(schema, "Find it with its full text.")["properties"]["full_text"]
+
+
+def test_options_are_said_in_singular_plural_or_with_other_hyphens():
+    def said_of(options, text):
+        schema = {"type": "array", "items": {"type": "string", "enum": options}}
+        return narrowed({"type": "object", "properties": {"it": schema}}, text)["properties"]["it"]["enum"][0]
+
+    assert said_of(["tolls", "highways", "ferries"], "avoiding highways and toll roads") == ["highways", "tolls"]
+    assert said_of(["Gluten Free", "Dairy Free"], "a gluten-free cookie") == ["Gluten Free"]
+
+
+def test_a_date_is_no_run_of_words_and_an_example_no_option():
+    text = "Book The Forgotten Road from 9:15am on May 4, 2026 with cards 8c, 10d and Jh."
+    schema = {"type": "object", "required": ["band", "end", "hand"], "properties": {
+        "band": {"type": "string"}, "end": {"type": "string", "description": "End of it."},
+        "hand": {"type": "array", "description": "Cards, E.g ['10d', '2c']", "items": {"type": "string"}}}}
+    made = narrowed(schema, text)["properties"]
+    assert not {"9:15am", "2026", "May 4", "May"} & set(made["band"]["enum"])
+    assert "Forgotten Road" in made["band"]["enum"]
+    assert "2026-05-04" in made["end"]["enum"] and ["8c", "10d", "Jh"] in made["hand"]["enum"]
+
+
+def test_what_names_a_parameter_is_a_value_where_it_is_code():
+    made = narrowed({"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}},
+                    "Train a forest on the data my_data.")["properties"]["data"]["enum"]
+    assert "my_data" in made and "data" not in made
 
 
 def test_a_date_is_taken_whole_and_its_numbers_are_not_taken_apart():
     text = "By November 26th, 2004 I need 47,103 words; 25,000 are there."
     made = narrowed({"type": "object", "required": ["words", "deadline", "year"], "properties": {
         "words": {"type": "integer"}, "deadline": {"type": "string"}, "year": {"type": "integer"}}}, text)["properties"]
-    assert made["words"]["enum"] == [47103, 25000] and made["deadline"]["enum"] == ["November 26th, 2004"]
+    assert made["words"]["enum"] == [47103, 25000] and made["deadline"]["enum"] == ["2004-11-26"]
     assert 2004 in made["year"]["enum"]
 
 

@@ -40,8 +40,10 @@ def ai(server):
 def forms(service, text, question=QUESTION, parameters=PARAMETERS):
     tools = {"walk": parameters}
     again = Copied(tools, question, required=True, several=False)
-    return optional.shorter(text, tools, question, functools.partial(service.engine.grammars.matcher, again),
-                            functools.partial(service.vocabulary.encode, special=False))
+    whole, *shorter = optional.forms(text, tools, question, functools.partial(service.engine.grammars.matcher, again),
+                                     functools.partial(service.vocabulary.encode, special=False))
+    assert whole == text
+    return shorter
 
 
 def test_every_form_without_optional_arguments_stands_beside_the_call(service):
@@ -67,6 +69,17 @@ def test_stated_numbers_dates_and_enumerations_stay(service, value, question, ke
     parameters = {"type": "object", "required": ["city"], "properties": {"city": STRING, "x": {}}}
     text = chat.call_text("walk", {"city": "Lisbon", "x": value})
     assert bool(forms(service, text, question, parameters)) is not kept
+
+
+def test_an_argument_that_could_not_have_begun_is_in_no_form(service):
+    """A token can end a string and begin the next argument before the grammar knows that nothing is left for it."""
+    asked = "Lisbon, please."
+    tools = {"walk": PARAMETERS}
+    again = Copied(tools, asked, required=True, several=False)
+    found = optional.forms(chat.call_text("walk", {"city": "Lisbon", "street": "Lisbon", "quiet": True}), tools, asked,
+                           functools.partial(service.engine.grammars.matcher, again),
+                           functools.partial(service.vocabulary.encode, special=False))
+    assert [next(chat.calls(each))[1] for each in found] == [{"city": "Lisbon", "quiet": True}, {"city": "Lisbon"}]
 
 
 def test_many_optional_arguments_make_no_more_forms_than_a_bound(service):
