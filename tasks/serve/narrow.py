@@ -18,7 +18,7 @@ import re
 from typing import Any
 
 from tasks.serve import said
-from tasks.serve.said import FORM, INCHES, PERIODS, Mention, dated, described, general, same_date, split, stems
+from tasks.serve.said import FORM, INCHES, SPANS, TIMES, Mention, dated, described, general, same_date, split, stems
 from tasks.serve.typed import coefficients, formed, hours, typed
 
 LONGEST = 120                   # words of the longest question that is narrowed to: longer ones state too much
@@ -65,6 +65,8 @@ class Said:
         self.starts = {match.end() for match in re.finditer(r"(?:^|[.!?]\s+)['\"]?", text)}
         self.used: list[Mention] = []
         self.about: set[str] = set()
+        self.loose: list[Mention] = []
+        self.reserved: set[str] = set()
         self.parted = False
 
     def object(self, schema: dict[str, Any], function: str, given: dict[str, Any], current: str | None
@@ -77,10 +79,16 @@ class Said:
                                                         for name, each in properties.items())]))
         self.parted = bool({"country", "state"} & {name.lower() for name in properties})
         self.used = [each for value in given.values() for each in self.sources(value)]
+        enumerated = [each for each in properties.values() if each.get("type") == "string" and "enum" in each]
+        self.reserved = {option.lower() for each in enumerated for option in self.options(each)}
         begun = [*given, current] if current else [*given]
         numeric = [name for name, each in properties.items() if each.get("type") in ("integer", "number")]
-        many = sum(each.values[0] != 1 or self.text[each.end - 1].isdigit() for each in self.numbers)
-        spare = many > sum(name in required or name in begun for name in numeric)
+        listed = any(isinstance(each.get("items"), dict) and each["items"].get("type") in ("integer", "number")
+                     for each in properties.values())
+        bound = [*self.dates, *hours(self.text), *(self.numeric_lists if listed else ())]
+        self.loose = [each for each in self.numbers if not any(one.start <= each.start < one.end for one in bound)]
+        many = sum(each.values[0] != 1 or self.text[each.end - 1].isdigit() for each in self.left(self.loose))
+        spare = many > sum(name in required or name == current for name in numeric if name not in given)
         plain = all(each.values[0] > 2 or self.text[each.end - 1].isdigit() for each in self.numbers)
         if plain and not (self.dates or self.numeric_lists) and len(self.numbers) == len(numeric):
             required |= set(numeric)
@@ -171,17 +179,16 @@ class Said:
         "monthly" a number of times only, a maximum nothing that the text calls the least."""
         says = f"{split(name)} {schema.get('description', '')}".lower()
         points = ("percent" in says or "%" in says) and not re.search("decimal|fraction", says)
-        periods = [each for each in self.numbers if self.text[each.start:each.end].lower() in PERIODS]
-        of_kind = periods if periods and OFTEN.search(says) else \
-            [each for each in self.numbers if each not in periods or SPAN.search(says)]
+        times = [each for each in self.numbers if self.text[each.start:each.end].lower() in TIMES]
+        of_kind = times if times and OFTEN.search(says) else [each for each in self.numbers if each not in times and (
+            self.text[each.start:each.end].lower() not in SPANS or SPAN.search(says))]
         if "inch" in says:
             of_kind = [each for each in of_kind if INCHES.match(self.text, each.start, each.end)] or of_kind
         wrong = {"max": AT_LEAST, "min": AT_MOST}.get((re.search(r"\b(max|min)(?:imum|imal)?\b", says) or [""])[0][:3])
         if wrong:
             of_kind = [each for each in of_kind if not wrong.search(self.text[:each.start].lower())]
         left = self.left(of_kind)
-        apart = [] if CALENDAR.search(says) else [each for each in left if not any(
-            date.start <= each.start < date.end for date in self.dates)]
+        apart = [] if CALENDAR.search(says) else [each for each in left if each in self.loose]
         for mentions in (apart, left, of_kind):
             found = [each.values[-1 if points else 0] for each in mentions]
             if schema["type"] == "integer":
@@ -205,7 +212,7 @@ class Said:
             for run in each.values:
                 marks, (first, *more) = stems(run), run.split()
                 last = more[-1] if more else first
-                if marks and marks <= called and not CODE.search(run):
+                if marks and marks <= called and not CODE.search(run) or run.lower() in self.reserved:
                     continue
                 if any(word.islower() and stems(word) & called and first in offered for word in more):
                     continue

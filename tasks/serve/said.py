@@ -17,11 +17,10 @@ TENS = {word: 10 * at for at, word in enumerate("twenty thirty forty fifty sixty
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "k": 1000, "million": 10 ** 6, "billion": 10 ** 9,
           "trillion": 10 ** 12}
 PREFIXES = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9}
-PERIODS = {"once": 1, "twice": 2, "annually": 1, "yearly": 1, "semiannually": 2, "semi-annually": 2, "quarterly": 4,
-           "monthly": 12, "weekly": 52, "daily": 365,
-           "next week": 7, "past week": 7, "coming week": 7, "last week": 7,
-           "next month": 30, "past month": 30, "coming month": 30, "upcoming month": 30, "last month": 30,
-           "from rest": 0, "at rest": 0}
+TIMES = {"once": 1, "twice": 2, "annually": 1, "yearly": 1, "semiannually": 2, "semi-annually": 2, "quarterly": 4,
+         "monthly": 12, "weekly": 52, "daily": 365}
+SPANS = {"next week": 7, "past week": 7, "coming week": 7, "last week": 7, "upcoming week": 7, "next month": 30,
+         "past month": 30, "coming month": 30, "last month": 30, "upcoming month": 30, "from rest": 0, "at rest": 0}
 MONTHS = "january february march april may june july august september october november december".split()
 NUMBER = re.compile(r"(?<![\w.^])(?P<sign>-\s?)?\$?(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)"
                     r"(?P<exponent>e-?\d+)?(?:(?P<percent>\s?%|\s?percent\b)|(?P<scale>k\b|\s?(?:[mb]illion|trillion|"
@@ -30,7 +29,7 @@ NUMBER = re.compile(r"(?<![\w.^])(?P<sign>-\s?)?\$?(?P<digits>\d{1,3}(?:,\d{3})+
 SPELT = re.compile(r"\b(?:(?P<tens>" + "|".join(TENS) + r")[- ])?(?P<ones>" + "|".join([*SMALL, *TENS, "dozen"]) +
                    r")(?:\s(?P<scale>hundred|thousand|million|billion|dozen|percent))?\b", re.IGNORECASE)
 INCHES = re.compile(r"\b(\d+)\s?(?:ft|feet|foot|')\.?,?\s?(\d+)\s?(?:in\b|inch(?:es)?\b|\")")
-PERIOD = re.compile(r"\b(?:" + "|".join(PERIODS) + r")\b", re.IGNORECASE)
+PERIOD = re.compile(r"\b(?:" + "|".join([*TIMES, *SPANS]) + r")\b", re.IGNORECASE)
 NAMED = re.compile(r"(?:(?P<y0>\d{4}),?\s+)?(?:(?P<d1>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?)?\b(?P<month>"
                    + "|".join(f"{month[:3]}(?:{month[3:]}|t)?" for month in MONTHS) + r")\b"
                    r"(?:(?:\.\s?|\s+)(?P<d2>\d{1,2})(?:st|nd|rd|th)?\b)?(?:(?:,\s?|\.?\s+)(?:of\s+)?(?P<y1>\d{4}))?",
@@ -85,7 +84,7 @@ def numbers(text: str) -> list[Mention]:
         scale = (match["scale"] or "").lower()
         values = (whole(value / 100), value) if scale == "percent" else (value * SCALES.get(scale, 1),)
         found.append(Mention(match.start(), match.end(), values))
-    found += [Mention(match.start(), match.end(), (PERIODS[match[0].lower()],)) for match in PERIOD.finditer(text)]
+    found += [Mention(match.start(), match.end(), ((TIMES | SPANS)[match[0].lower()],)) for match in PERIOD.finditer(text)]
     found += [Mention(match.start(), match.end(), (12 * int(match[1]) + int(match[2]),))
               for match in INCHES.finditer(text)]
     return sorted(found, key=lambda each: each.start)

@@ -96,9 +96,10 @@ def test_a_gain_decides_and_chooses_the_tool():
     assert bfcl.area([3.0, 1.0], [1.0, 0.0]) == 0.875
 
 
-def test_the_dev_part_is_every_third_item():
+def test_every_third_item_was_not_looked_at():
     made = bfcl.parts("simple_python", [{"id": f"simple_python_{n}"} for n in range(10)])
-    assert [len(part) for part in made.values()] == [10, 4, 6]
+    assert [each["id"][-1] for each in made["simple_python rest"]] == ["2", "5", "8"]
+    assert [len(part) for part in made.values()] == [10, 7, 3]
 
 
 def learned(question, name="well.dig"):

@@ -99,6 +99,21 @@ def test_inches_of_feet_and_inches():
     assert made["properties"]["height"]["enum"] == [70]
 
 
+def test_numbers_of_dates_hours_and_lists_are_not_spare():
+    schema = {"type": "object", "required": ["seats"], "properties": {
+        "seats": {"type": "array", "items": {"type": "integer"}}, "people": {"type": "integer"}}}
+    for text in ("Seats [90, 30] at 9 am on May 4, 2026.", "Seats 90, 30 and 5."):
+        assert "people" not in narrowed(schema, text)["properties"]
+    assert narrowed(schema, "Seats [90, 30] for 12.")["properties"]["people"]["enum"] == [12]
+
+
+def test_an_option_of_another_parameter_is_no_free_text():
+    schema = {"type": "object", "required": ["old", "new"], "properties": {
+        "old": {"type": "string"}, "new": {"type": "string", "enum": ["falcon", "cedar"]}}}
+    made = narrowed(schema, "Write falcon instead of orbit.")["properties"]
+    assert made["new"]["enum"] == ["falcon"] and "orbit" in made["old"]["enum"] and "falcon" not in made["old"]["enum"]
+
+
 def test_a_flag_that_is_denied_is_false():
     schema = {"type": "object", "properties": {"full_text": {"type": "boolean"}}}
     assert narrowed(schema, "Find it, but don't return the full text.")["properties"]["full_text"]["enum"] == [False]
