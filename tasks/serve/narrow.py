@@ -18,7 +18,8 @@ import re
 from typing import Any
 
 from tasks.serve import said
-from tasks.serve.said import FORM, INCHES, SPANS, TIMES, Mention, dated, described, general, same_date, split, stems
+from tasks.serve.said import (FORM, INCHES, SPANS, TIMES, Mention, dated, described, described_as, general, same_date,
+                              split, stems)
 from tasks.serve.typed import coefficients, formed, hours, typed
 
 LONGEST = 120                   # words of the longest question that is narrowed to: longer ones state too much
@@ -75,7 +76,7 @@ class Said:
         properties, required = schema.get("properties") or {}, set(schema.get("required") or ())
         if not all(isinstance(each, dict) for each in properties.values()):
             return schema               # `true` and `false` are schemas too
-        self.about = stems(" ".join([split(function), *(f"{split(name)} {general(each.get('description', ''))}"
+        self.about = stems(" ".join([split(function), *(f"{split(name)} {general(described_as(each))}"
                                                         for name, each in properties.items())]))
         self.parted = bool({"country", "state"} & {name.lower() for name in properties})
         self.used = [each for value in given.values() for each in self.sources(value)]
@@ -177,7 +178,7 @@ class Said:
     def numeric(self, name: str, schema: dict[str, Any]) -> list[int | float]:
         """The numbers that are left of the schema's kind: a percentage is a fraction unless points are described,
         "monthly" a number of times only, a maximum nothing that the text calls the least."""
-        says = f"{split(name)} {schema.get('description', '')}".lower()
+        says = f"{split(name)} {described_as(schema)}".lower()
         points = ("percent" in says or "%" in says) and not re.search("decimal|fraction", says)
         times = [each for each in self.numbers if self.text[each.start:each.end].lower() in TIMES]
         of_kind = times if times and OFTEN.search(says) else [each for each in self.numbers if each not in times and (
@@ -202,7 +203,7 @@ class Said:
         could be left off ("theft crimes" for a `crime`); one that is not `needed` says something that neither the
         function's parameters nor their descriptions do, and not by the first word of a sentence, the verb."""
         called = stems(split(name))
-        timely = TIMED.search(f"{split(name)} {schema.get('description', '')}".lower())
+        timely = TIMED.search(f"{split(name)} {described_as(schema)}".lower())
         apart = self.dates if timely else [*self.dates, *hours(self.text)]
         left = [each for each in self.left(self.runs) if not any(
             time.start <= each.start and each.end <= time.end for time in apart)]
@@ -227,7 +228,7 @@ class Said:
 
     def string(self, name: str, schema: dict[str, Any], needed: bool) -> dict[str, Any]:
         """A string: a date in the form described, an option of the description, or a run of words."""
-        says = schema.get("description", "")
+        says = described_as(schema)
         if (form := FORM.search(says)) and self.dates:
             return bounded(schema, [dated(form[0], each.values[0]) for each in self.left(self.dates) or self.dates])
         of_form = [] if described(schema) and CLOSED.search(says) else typed(self.text, f"{split(name)} {says}")
@@ -244,7 +245,7 @@ class Said:
         if len(options) > 1 and CLOSED.search(says) and not OPEN.search(says):
             return bounded(schema, options)
         found = self.words(name, schema, needed)
-        limit = schema.get("maxLength", len(self.text))
+        limit = schema["maxLength"] if isinstance(schema.get("maxLength"), int) else len(self.text)
         if not needed and not found:
             return {}
         made = bounded(schema, [run for run in [*options, *found] if len(run) <= limit])
@@ -262,14 +263,14 @@ class Said:
         items = schema["items"]
         kind = items.get("type")
         if kind == "string":
-            says = schema.get("description", "")
+            says = described_as(schema)
             options = self.options(items) or ([] if OPEN.search(says) and self.worded_lists else self.options(schema))
             if options:
                 return bounded(schema, [sorted(options, key=self.place), *([each] for each in options)])
             if "enum" in items:
                 return schema
         if kind in ("integer", "number"):
-            sums = coefficients(self.text) if "coefficient" in schema.get("description", "").lower() else []
+            sums = coefficients(self.text) if "coefficient" in described_as(schema).lower() else []
             lists = [value for each in sums or self.left(self.numeric_lists) for value in each.values]
             if not lists:       # numbers told one by one, those in percent apart
                 rates = [each for each in self.left(self.numbers) if len(each.values) > 1]

@@ -186,6 +186,12 @@ def split(name: str) -> str:
     return re.sub(r"[_.]|(?<=[a-z])(?=[A-Z])", " ", name)
 
 
+def described_as(schema: dict[str, Any]) -> str:
+    """A schema's description; nothing where that is no text, as the null that some clients send."""
+    text = schema.get("description")
+    return text if isinstance(text, str) else ""
+
+
 def general(description: str) -> str:
     """A description without its examples and default."""
     return re.split(r"e\.g\.|such as|\blike\b|[Ff]or (?:example|instance)|[Ee]xample|[Dd]efault|'", description)[0]
@@ -193,7 +199,7 @@ def general(description: str) -> str:
 
 def described(schema: dict[str, Any]) -> list[str]:
     """The options that a description quotes, its default left out: that is what leaving the parameter out means."""
-    says = schema.get("description", "")
+    says = described_as(schema)
     return list(dict.fromkeys(each.values[0] for each in quoted(says) if len(each.values[0].split()) < 4
                               and not re.search(r"efaults?\W+(?:\w+\W+){0,3}$", says[:each.start])))
 

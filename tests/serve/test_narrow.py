@@ -76,8 +76,6 @@ def test_how_often_is_no_number_of_anything_else():
     assert 4 not in made["properties"]["years"]["enum"] and 4 in made["properties"]["times"]["enum"]
 
 
-@pytest.mark.parametrize("text", ["for at most $900 and at least $100", "not under 100 and not above 900 dollars",
-                                  "minimum of 100, maximum of 900", "up to 900 but no less than 100"])
 def test_goods_are_told_without_how_many_where_a_quantity_is_asked_for():
     lists = {"items": {"type": "array", "items": {"type": "string"}},
              "quantities": {"type": "array", "items": {"type": "integer"}}}
@@ -86,6 +84,8 @@ def test_goods_are_told_without_how_many_where_a_quantity_is_asked_for():
     assert ["pumpkins", "eggs"] in made and ["pumpkins", "two dozen eggs"] not in made
 
 
+@pytest.mark.parametrize("text", ["for at most $900 and at least $100", "not under 100 and not above 900 dollars",
+                                  "minimum of 100, maximum of 900", "up to 900 but no less than 100"])
 def test_the_least_and_the_most_are_told_apart(text):
     schema = {"type": "object", "required": ["max_price", "low"], "properties": {
         "max_price": {"type": "integer"}, "low": {"type": "integer", "description": "Minimum price."}}}
@@ -181,6 +181,14 @@ def test_options_that_are_said_must_be_taken():
                                     {"type": "object"}, {"$ref": "#/x"}, {}])
 def test_what_is_bound_already_stays(schema):
     assert narrow({"it": schema}, ["it"])["properties"]["it"] == schema
+
+
+@pytest.mark.parametrize("schema", [{"type": "string", "description": None}, {"type": "integer", "description": 5},
+                                    {"type": "string", "maxLength": "a"}, {"type": "string", "enum": "abc"},
+                                    {"type": "array", "items": {"type": "string", "description": [1]}}])
+@pytest.mark.parametrize("required", [[], ["it"]])
+def test_a_schema_that_is_none_is_left_to_the_grammar(schema, required):
+    assert set(narrow({"it": schema}, required)) == {"type", "properties", "required"}
 
 
 def test_a_long_or_an_empty_text_narrows_nothing():
