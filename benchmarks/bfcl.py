@@ -14,11 +14,13 @@ what calls nothing. As a model that never calls is right there always, `relevanc
 same way: right is what calls at all. With `--relevance NATS` not the model's turn decides but the gain in its
 likelihood of the question by a tool, and, unless `--free`, whether it states the numbers that the call must take
 (tasks/serve/relevance.py); where both were asked, the chance that a question which fits gains more than one that does
-not (the area under the ROC curve) is told too, and in `multiple` and `own` that gain chooses the tool. `dev` are two
-of every three items of simple_python, whose errors were looked at (of the first when the training data were made, of
-both when the bounds of the arguments were); `rest` is the third, which nobody looked at. `own` are questions made as
-those of the training data, of functions that are in no training data; the arguments must be equal. Each model after the
-first stands beside it with a paired interval. `--answers FILE` keeps every answer. The last line is one JSON document.
+not (the area under the ROC curve) is told too, and in `multiple`, `own` and `phrasings` that gain chooses the tool.
+`dev` are two of every three items of simple_python, whose errors were looked at (of the first when the training data
+were made, of both when the bounds of the arguments were); `rest` is the third, which nobody looked at. `own` are
+questions made as those of the training data, of functions that are in no training data; the arguments must be equal. So
+must they in `phrasings`: the agents' tools, which training shows, asked in phrasings and for arguments that it never
+shows. Each model after the first stands beside it with a paired interval. `--answers FILE` keeps every answer. The last
+line is one JSON document.
 """
 
 from __future__ import annotations
@@ -36,14 +38,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import chat, params
+from tasks import chat, exercises, params
 from tasks.evaluate.statistics import paired_difference, proportion
 from tasks.serve import optional, relevance
 
-CHOOSE = ("multiple", "own")
+OURS = ("own", "phrasings")
+CHOOSE = ("multiple", *OURS)
 AUTO = ("irrelevance", "relevance")
-CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance", "relevance", "own")
-OWN = 120
+CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance", "relevance", *OURS)
+OWN, PHRASED = 120, 480
 TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 KEPT = ("type", "description", "enum", "items", "properties", "required")
 STRING, LIST, DIGITS = 100, 12, 1e-4
@@ -98,8 +101,8 @@ def checker(wheel: Path) -> Callable[..., dict[str, Any]]:
 
 def items(wheel: Path, category: str) -> list[dict[str, Any]]:
     """The items of a category, `truth` among their keys where calls are right. Exits where the wheel lacks them."""
-    if category == "own":
-        return own()
+    if category in OURS:
+        return own() if category == "own" else phrasings()
     name = f"BFCL_v4_{'simple_python' if category == 'relevance' else category}.json"
     try:
         with zipfile.ZipFile(wheel) as packed:
@@ -118,9 +121,17 @@ def own() -> list[dict[str, Any]]:
     """Our own items: one call of a function kept from training, alone or among others."""
     from tasks.finetune.functions import functions
 
-    return [{"id": f"own_{at}", "question": [messages[:1]], "tools": tools,
+    return [{"id": f"own_{at}", "question": [messages[:1]], "tools": [bounded(each) for each in tools],
              "truth": messages[1]["tool_calls"][0]["function"]}
             for at, (_, messages, tools) in enumerate(functions(OWN, "held_out", 0, {"function": 2, "choice": 1}))]
+
+
+def phrasings() -> list[dict[str, Any]]:
+    """Our own items: the agents' tools asked in phrasings that are kept from training."""
+    made = exercises.tool_calls(PHRASED, "held_out", 0) + exercises.arithmetic(PHRASED // 6, "held_out", 0)
+    return [{"id": each.id, "question": [[{"role": "user", "content": each.question}]],
+             "tools": exercises.schemas(each.tools), "truth": {"name": each.tool, "arguments": each.arguments}}
+            for each in made if each.phrasing == "new"]
 
 
 def bounded(tool: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def bounded(tool: dict[str, Any]) -> dict[str, Any]:
 
 def offered(row: dict[str, Any]) -> list[dict[str, Any]]:
     """The tools of an item, bounded."""
-    return [bounded(each) for each in row["tools"]] if "tools" in row else [tool(each) for each in row["function"]]
+    return row["tools"] if "tools" in row else [tool(each) for each in row["function"]]
 
 
 def gains(lm: Any, rows: list[dict[str, Any]]) -> list[list[float]]:
@@ -213,7 +224,7 @@ def judged(check: Callable[..., dict[str, Any]], row: dict[str, Any], text: str,
     if not calls or None in calls:
         return {"id": row["id"], "answer": text, "valid": False, "right": False, "error": "no whole call"}
     calls = [(name, floats(row, name, arguments)) for name, arguments in calls]
-    found = {"valid": calls == [(row["truth"]["name"], row["truth"]["arguments"])]} if category == "own" else \
+    found = {"valid": calls == [(row["truth"]["name"], row["truth"]["arguments"])]} if category in OURS else \
         check(row, calls, category)
     return {"id": row["id"], "answer": text, "valid": True, "right": found["valid"],
             "error": f"{found.get('error_type', '')}: {found.get('error', '')}"[:300] if not found["valid"] else ""}

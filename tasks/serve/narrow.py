@@ -38,6 +38,7 @@ AT_MOST = re.compile(r"(?<!not )(?<!no )\b(?:at most|up to|no more than|not (?:a
 AT_LEAST = re.compile(r"(?<!not )(?<!no )\b(?:at least|not? (?:under|below|less than)|min(?:imum)?(?: of)?|over|above|"
                       r"more than)\s*$")
 CLOCK = re.compile(r"HH:MM|24-hour")
+PROGRAM = re.compile(r"code|script|sql", re.IGNORECASE)
 CODE = re.compile(r"[_/~@\d]|\w\.\w")
 OPEN = re.compile(r"\betc\b|[Ee]\.g\b|such as|[Ll]ike '|[Ff]or example|[Ff]or instance|[Ee]xample")
 KEPT = ("enum", "const", "$ref", "pattern", "anyOf", "oneOf", "allOf")
@@ -68,6 +69,7 @@ class Said:
         self.about: set[str] = set()
         self.loose: list[Mention] = []
         self.reserved: set[str] = set()
+        self.taken: list[Any] = []
         self.parted = False
 
     def object(self, schema: dict[str, Any], function: str, given: dict[str, Any], current: str | None
@@ -79,6 +81,7 @@ class Said:
         self.about = stems(" ".join([split(function), *(f"{split(name)} {general(described_as(each))}"
                                                         for name, each in properties.items())]))
         self.parted = bool({"country", "state"} & {name.lower() for name in properties})
+        self.taken = list(given.values())
         self.used = [each for value in given.values() for each in self.sources(value)]
         enumerated = [each for each in properties.values() if each.get("type") == "string" and "enum" in each]
         self.reserved = {option.lower() for each in enumerated for option in self.options(each)}
@@ -147,7 +150,15 @@ class Said:
     def options(self, schema: dict[str, Any]) -> list[str]:
         """The options of a string, enumerated or quoted in its description, that the text says."""
         offered = [each for each in schema.get("enum") or described(schema) if isinstance(each, str)]
-        return [each for each in offered if len(each) > 2 and self.place(each) < len(self.text)]
+        found = [each for each in offered if len(each) > 2 and self.place(each) < len(self.text)]
+        short = [each for each in offered if len(each) < 3 and re.search(rf"(?<!\w){re.escape(each)}(?!\w)", self.text)]
+        # alone, "in" or "a" may be but a word of the sentence
+        return [each for each in offered if each in found or each in short] if found else []
+
+    def option(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """One of an enumeration: an option that the text says, of those the ones that no argument has taken yet."""
+        options = self.options(schema)
+        return bounded(schema, [each for each in options if each not in self.taken] or options)
 
     def place(self, option: str) -> int:
         """Where the text says an option, in the singular or plural; its length where it does not."""
@@ -162,7 +173,7 @@ class Said:
         """The schema of one value; empty where nothing in the text can be it and it is not `needed`."""
         kind = schema.get("type")
         if kind == "string" and "enum" in schema:
-            return bounded(schema, self.options(schema)) if self.options(schema) else schema
+            return self.option(schema)
         if any(key in schema for key in KEPT):
             return schema
         if kind == "object" and schema.get("properties"):
@@ -235,7 +246,7 @@ class Said:
         if of_form:
             way = -1 if CLOCK.search(says) else 0
             return bounded(schema, [each.values[way] for each in self.left(of_form) or of_form])
-        if CODED.search(says):
+        if CODED.search(says) or PROGRAM.fullmatch(name):
             return schema
         if self.options(schema):
             return bounded(schema, self.options(schema))

@@ -1,13 +1,14 @@
 """The BFCL benchmark's own part: schemas, what is judged without the package, and the gate on training text."""
 
 import json
+import re
 import zipfile
 
 import jsonschema
 import pytest
 
 from benchmarks import bfcl, bfcl_training
-from tasks import chat
+from tasks import chat, exercises
 from tasks.finetune.conversations import Conversation
 
 FUNCTION = {"name": "pond.fill", "description": "Fill a pond.", "parameters": {
@@ -60,8 +61,9 @@ def test_what_counts_as_right_and_valid():
         asked.append(calls)
         return {"valid": False, "error_type": "value_error", "error": ["liters"]}
 
-    assert bfcl.judged(check, own, call, "own")["right"]
-    assert not bfcl.judged(check, own, chat.call_text("pond.fill", {"liters": 41}), "own")["right"]
+    for ours in bfcl.OURS:
+        assert bfcl.judged(check, own, call, ours)["right"]
+        assert not bfcl.judged(check, own, chat.call_text("pond.fill", {"liters": 41}), ours)["right"]
     broken = bfcl.judged(check, ITEM, call[:-14], "simple_python")
     assert not broken["valid"] and not broken["right"]
     assert bfcl.judged(check, ITEM, call, "simple_python")["error"] == "value_error: ['liters']"
@@ -81,6 +83,21 @@ def test_whole_numbers_in_a_list_of_floats_are_floats():
     assert made == given and list(map(type, made["depths"])) == [float, float, bool, str]
     assert list(map(type, (made["counts"][0], made["liters"], made["bare"][0]))) == [int, int, int]
     assert bfcl.floats({"function": [lists]}, "other", given) is given
+
+
+def test_phrasings_are_in_no_training_conversation():
+    items = bfcl.items(None, "phrasings")
+    assert items == bfcl.items(None, "phrasings") and len(items) > 100
+    assert {item["truth"]["name"] for item in items} == exercises.TOOLS.keys()
+    learned = exercises.tool_calls(480, "train", 0) + exercises.arithmetic(120, "train", 0)
+    common = [re.sub(r"\\{\w+\\}", ".+", re.escape(text)) for shown, _ in exercises.PHRASINGS.values() for text in shown]
+    assert all(any(re.fullmatch(form, each.question) for form in common) for each in learned)
+    for item in items:
+        [[turn]] = item["question"]
+        assert not any(re.fullmatch(form, turn["content"]) for form in common), turn
+        assert item["truth"] not in [{"name": each.tool, "arguments": each.arguments} for each in learned]
+        [offered] = [each["function"] for each in bfcl.offered(item) if each["function"]["name"] == item["truth"]["name"]]
+        jsonschema.validate(item["truth"]["arguments"], offered["parameters"])
 
 
 def test_a_gain_decides_and_chooses_the_tool():

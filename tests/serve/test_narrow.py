@@ -129,6 +129,33 @@ def test_options_are_said_in_singular_plural_or_with_other_hyphens():
     assert said_of(["Gluten Free", "Dairy Free"], "a gluten-free cookie") == ["Gluten Free"]
 
 
+UNITS = {"type": "string", "enum": ["km", "miles", "kg", "pounds"]}
+
+
+@pytest.mark.parametrize("text, source, target", [("What are 634 kg in pounds?", "kg", "pounds"),
+                                                  ("Give me 82 miles as km.", "miles", "km")])
+def test_two_units_of_one_enumeration_are_taken_once_each_and_in_their_order(text, source, target):
+    schema = {"type": "object", "required": ["source", "target"], "properties": {"source": UNITS, "target": UNITS}}
+    assert sorted(narrowed(schema, text)["properties"]["source"]["enum"]) == sorted([source, target])
+    begun = narrowed(schema, text, given={"source": source}, current="target")
+    assert begun["properties"]["target"]["enum"] == [target]
+    alone = narrowed(schema, "Are pounds pounds?", given={"source": "pounds"}, current="target")
+    assert alone["properties"]["target"]["enum"] == ["pounds"]      # nothing else is left
+
+
+def test_a_short_option_alone_may_be_a_word_of_the_sentence():
+    side = {"type": "string", "enum": ["in", "out of"]}
+    schema = {"type": "object", "required": ["side"], "properties": {"side": side}}
+    assert narrowed(schema, "Keep it in the box.")["properties"]["side"]["enum"] == ["in", "out of"]
+
+
+def test_a_program_is_written_and_not_copied():
+    schema = {"type": "object", "required": ["code"], "properties": {"code": {"type": "string", "maxLength": 120}}}
+    assert narrowed(schema, "Let Python square the number 43.")["properties"]["code"] == schema["properties"]["code"]
+    named = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+    assert "Python" in narrowed(named, "Let Python square the number 43.")["properties"]["city"]["enum"]
+
+
 def test_a_date_is_no_run_of_words_and_an_example_no_option():
     text = "Book The Forgotten Road from 9:15am on May 4, 2026 with cards 8c, 10d and Jh."
     schema = {"type": "object", "required": ["band", "end", "hand"], "properties": {
